@@ -1,2 +1,252 @@
-//! x
+//! Everything between clone3(2) and execve(2), in execution order: [`enter`] is the whole life of the child.
+//!
+//! The crate has no allocator and no `std`, so that the compiler keeps the rule: after clone the child makes system calls
+//! on what the parent has prepared in its [`plan::Plan`], and nothing else. A failed step goes to the parent as a number
+//! and an errno (see [`handshake`]); the parent makes the sentence.
 #![no_std]
+#![deny(unsafe_code)]
+
+pub mod handshake;
+pub mod plan;
+pub mod resolve;
+pub mod sys;
+
+mod devices;
+mod failure;
+mod home;
+mod mounts;
+mod process;
+mod root;
+mod terminal;
+
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::io::{Errno, write};
+use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, accept_with, recv, socket_with};
+
+use failure::{At, at};
+use handshake::{Failure, Order, Report, Step, report, wait};
+use plan::{Join, Plan, Process, Root, Scene, Setting};
+use resolve::Path;
+
+type Result<T> = core::result::Result<T, Failure>;
+
+/// The child: from the new process to the guest's program. Every failure is reported and ends it.
+pub fn enter(plan: &Plan<'_>) -> ! {
+    sys::unblock_signals();
+    let channel = plan.handshake;
+    let ready = match &plan.scene {
+        Scene::New(setting) => new_context(plan, setting),
+        Scene::Join(join) => join_context(plan, join),
+    };
+    let (start, path) = match ready {
+        Ok(ready) => ready,
+        Err(failure) => process::fail(channel, failure),
+    };
+    let channel = start.as_ref().map_or(channel, AsFd::as_fd);
+    process::fail(channel, process::execute(plan, channel, &path))
+}
+
+/// The step list of a new context. Gives the connection of `start`, if that was waited for, and the program.
+fn new_context(plan: &Plan<'_>, setting: &Setting<'_>) -> Result<(Option<OwnedFd>, Path)> {
+    join_cgroups(plan)?;
+    join_namespaces(plan, setting)?;
+    time_offsets(plan, setting)?;
+    sys::shield().or_at(Step::Shield)?;
+    name_and_network(setting)?;
+    let slave = match setting.root {
+        Some(root) => root_file_system(plan, setting, root)?,
+        None => {
+            sysctls(plan, setting)?;
+            gate(plan, setting)?;
+            own_terminal(&plan.process)?
+        }
+    };
+    if let Some(name) = setting.keyring {
+        keyring(name)?;
+    }
+    let path = take_identity(&plan.process, slave)?;
+    report(plan.handshake, Report::Ready);
+    wait(plan.handshake, Order::Proceed).or_at(Step::Orders)?;
+    let start = setting.start.map(await_start).transpose()?;
+    Ok((start, path))
+}
+
+/// The step list of a process that joins a running context.
+fn join_context(plan: &Plan<'_>, join: &Join<'_>) -> Result<(Option<OwnedFd>, Path)> {
+    sys::shield().or_at(Step::Shield)?;
+    join_cgroups(plan)?;
+    sys::setns(join.target, join.namespaces).or_at(Step::JoinNamespace)?;
+    if join.user_namespace {
+        become_root(&plan.process)?;
+    }
+    let slave = own_terminal(&plan.process)?;
+    let path = take_identity(&plan.process, slave)?;
+    report(plan.handshake, Report::Ready);
+    wait(plan.handshake, Order::Proceed).or_at(Step::Orders)?;
+    Ok((None, path))
+}
+
+/// Enters the control groups before anything is allocated that they should count.
+fn join_cgroups(plan: &Plan<'_>) -> Result<()> {
+    for (index, tasks) in plan.tasks.iter().enumerate() {
+        write(tasks, b"0").map_err(at(Step::JoinCgroup, index))?;
+    }
+    Ok(())
+}
+
+fn join_namespaces(plan: &Plan<'_>, setting: &Setting<'_>) -> Result<()> {
+    for (index, (namespace, kind)) in setting.join.iter().enumerate() {
+        sys::setns(*namespace, *kind).map_err(at(Step::JoinNamespace, index))?;
+    }
+    if setting.new_user_namespace {
+        wait(plan.handshake, Order::Mapped).or_at(Step::Orders)?;
+    }
+    if setting.user_namespace {
+        become_root(&plan.process)?;
+    }
+    if setting.new_cgroup_namespace {
+        sys::unshare(libc::CLONE_NEWCGROUP as u32).or_at(Step::CgroupNamespace)?;
+    }
+    Ok(())
+}
+
+/// Takes the ids of root in the user namespace: until then the process has its capabilities but no mapped id, and what
+/// it makes would belong to nobody.
+fn become_root(process: &Process<'_>) -> Result<()> {
+    let take = || {
+        let (user, group) = (rustix::fs::Uid::ROOT, rustix::fs::Gid::ROOT);
+        if process.groups.is_some() {
+            rustix::thread::set_thread_groups(&[])?;
+        }
+        rustix::thread::set_thread_res_gid(group, group, group)?;
+        rustix::thread::set_thread_res_uid(user, user, user)
+    };
+    take().or_at(Step::BecomeRoot)
+}
+
+/// Makes a time namespace, sets its clocks while it is empty, and moves into it (time_namespaces(7)).
+fn time_offsets(plan: &Plan<'_>, setting: &Setting<'_>) -> Result<()> {
+    const CLONE_NEWTIME: u32 = 0x80;
+    let Some(lines) = setting.time_offsets else { return Ok(()) };
+    let enter = || {
+        if setting.user_namespace {
+            // Taking the ids of root has made the process undumpable, and its files in procfs the host root's.
+            sys::unshield()?;
+        }
+        sys::unshare(CLONE_NEWTIME)?;
+        let open = |path, flags| openat(plan.proc, path, flags | OFlags::CLOEXEC, Mode::empty());
+        if !lines.is_empty() {
+            write(open(c"self/timens_offsets", OFlags::WRONLY)?, lines)?;
+        }
+        let namespace = open(c"self/ns/time_for_children", OFlags::RDONLY)?;
+        sys::setns(namespace.as_fd(), CLONE_NEWTIME)
+    };
+    enter().or_at(Step::TimeOffsets)
+}
+
+fn name_and_network(setting: &Setting<'_>) -> Result<()> {
+    if setting.loopback {
+        let up = || {
+            let kind = SocketType::DGRAM;
+            let socket = socket_with(AddressFamily::INET, kind, SocketFlags::CLOEXEC, None)?;
+            sys::loopback_up(socket.as_fd())
+        };
+        up().or_at(Step::Loopback)?;
+    }
+    if let Some(name) = setting.hostname {
+        rustix::system::sethostname(name).or_at(Step::Hostname)?;
+    }
+    if let Some(name) = setting.domainname {
+        rustix::system::setdomainname(name).or_at(Step::Domainname)?;
+    }
+    Ok(())
+}
+
+/// Builds the root and moves into it. Gives the terminal, if there is one.
+fn root_file_system(plan: &Plan<'_>, setting: &Setting<'_>, root: &Root<'_>) -> Result<Option<OwnedFd>> {
+    // The modes of what is made here are the plan's, whatever the caller's umask.
+    let caller = rustix::process::umask(Mode::empty());
+    let tree = root::attach(root)?;
+    mounts::make(tree.as_fd(), root.mounts)?;
+    devices::make(tree.as_fd(), root)?;
+    let slave = match &plan.process.console {
+        Some(console) => Some(terminal::open(tree.as_fd(), console, plan.process.user.0)?),
+        None => None,
+    };
+    if let (true, Some(slave)) = (root.console, &slave) {
+        terminal::mount_console(tree.as_fd(), slave.as_fd())?;
+    }
+    gate(plan, setting)?;
+    sysctls(plan, setting)?;
+    mounts::make_readonly(tree.as_fd(), root.readonly_paths)?;
+    mounts::mask(tree.as_fd(), root.masked)?;
+    root::pivot(root, tree.as_fd())?;
+    rustix::process::umask(caller);
+    Ok(slave)
+}
+
+fn gate(plan: &Plan<'_>, setting: &Setting<'_>) -> Result<()> {
+    if setting.gate {
+        report(plan.handshake, Report::Gate);
+        wait(plan.handshake, Order::Continue).or_at(Step::Orders)?;
+    }
+    Ok(())
+}
+
+fn sysctls(plan: &Plan<'_>, setting: &Setting<'_>) -> Result<()> {
+    for (index, (path, value)) in setting.sysctl.iter().enumerate() {
+        let set = || {
+            let file = resolve::open_without_links(plan.proc, path, OFlags::WRONLY)?;
+            write(&file, value)
+        };
+        set().map_err(at(Step::Sysctl, index))?;
+    }
+    Ok(())
+}
+
+fn keyring(name: &core::ffi::CStr) -> Result<()> {
+    match sys::join_session_keyring(name) {
+        // A kernel without keyrings, or a filter around us that denies them, leaves nothing to protect.
+        Ok(()) | Err(Errno::NOSYS | Errno::PERM) => Ok(()),
+        // The quota of keys is the user's; a context can live with its caller's keyring being absent.
+        Err(error) => Err(at(Step::Keyring, 0)(error)),
+    }
+}
+
+/// The terminal of a process whose root is already the context's.
+fn own_terminal(process: &Process<'_>) -> Result<Option<OwnedFd>> {
+    let Some(console) = &process.console else { return Ok(None) };
+    let root = own_root()?;
+    terminal::open(root.as_fd(), console, process.user.0).map(Some)
+}
+
+fn own_root() -> Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    openat(CWD, c"/", flags, Mode::empty()).or_at(Step::Cwd)
+}
+
+fn take_identity(process: &Process<'_>, slave: Option<OwnedFd>) -> Result<Path> {
+    match slave {
+        Some(slave) => terminal::adopt(slave)?,
+        // The caller's terminal is not the guest's: without a session of its own it could push input into it.
+        None => drop(rustix::process::setsid()),
+    }
+    process::prepare(process, own_root()?.as_fd())
+}
+
+/// Waits until `start` connects and says so. The connection then takes the place of the handshake. A `start` that was
+/// killed before it spoke has started nothing: the next one is waited for.
+fn await_start(listener: BorrowedFd<'_>) -> Result<OwnedFd> {
+    let mut order = [0u8; 1];
+    loop {
+        match accept_with(listener, SocketFlags::CLOEXEC) {
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(at(Step::Start, 0)(error)),
+            Ok(connection) => match recv(&connection, &mut order[..], RecvFlags::empty()) {
+                Ok((_, 1)) if order[0] == Order::Proceed as u8 => return Ok(connection),
+                _ => {}
+            },
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! HOME for a process whose environment has none: the user's entry in the context's passwd file.
+//!
+//! The file is the guest's, so the reading is bounded: one buffer, a fixed number of bytes in all.
+
+use core::cell::Cell;
+use core::ffi::c_char;
+
+use rustix::fd::BorrowedFd;
+use rustix::fs::OFlags;
+use rustix::io::read;
+
+use crate::resolve;
+use crate::sys;
+
+/// Bytes of the passwd file that are looked at.
+const LIMIT: usize = 1 << 20;
+
+/// Puts `HOME=...` into the first free slot of `env`; `/` when the user has no entry.
+pub(crate) fn find(root: BorrowedFd<'_>, uid: u32, env: &[Cell<*const c_char>]) {
+    let mut home = [0u8; 512];
+    home[..6].copy_from_slice(b"HOME=/");
+    if let Ok(file) = resolve::open(root, c"etc/passwd", OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY) {
+        let mut line = [0u8; 1024];
+        let (mut length, mut total) = (0, 0);
+        let mut block = [0u8; 4096];
+        'file: while let Ok(count @ 1..) = read(&file, &mut block) {
+            for &byte in &block[..count] {
+                if byte != b'\n' {
+                    // What does not fit is too long for an entry; the rest of the line is skipped.
+                    if length < line.len() {
+                        line[length] = byte;
+                    }
+                    length += 1;
+                } else {
+                    if length <= line.len() && copy_home(&line[..length], uid, &mut home[5..]) {
+                        break 'file;
+                    }
+                    length = 0;
+                }
+            }
+            total += count;
+            if total >= LIMIT {
+                break;
+            }
+        }
+        if length > 0 && length <= line.len() && home[6] == 0 {
+            copy_home(&line[..length], uid, &mut home[5..]);
+        }
+    }
+    sys::add_variable(env, &home);
+}
+
+/// Copies the sixth field of an entry whose third is `uid`.
+fn copy_home(line: &[u8], uid: u32, to: &mut [u8]) -> bool {
+    let mut fields = line.split(|&byte| byte == b':');
+    let Some(id) = fields.nth(2) else { return false };
+    if core::str::from_utf8(id).ok().and_then(|id| id.parse().ok()) != Some(uid) {
+        return false;
+    }
+    match fields.nth(2) {
+        Some(home) if !home.is_empty() && home.len() < to.len() && !home.contains(&0) => {
+            to.fill(0);
+            to[..home.len()].copy_from_slice(home);
+            true
+        }
+        _ => false,
+    }
+}
