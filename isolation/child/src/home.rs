@@ -10,14 +10,15 @@ use rustix::fs::OFlags;
 use rustix::io::read;
 
 use crate::resolve;
-use crate::sys;
 
+/// Bytes for the variable, with its nul.
+pub const SPACE: usize = 512;
 /// Bytes of the passwd file that are looked at.
 const LIMIT: usize = 1 << 20;
 
 /// Puts `HOME=...` into the first free slot of `env`; `/` when the user has no entry.
-pub(crate) fn find(root: BorrowedFd<'_>, uid: u32, env: &[Cell<*const c_char>]) {
-    let mut home = [0u8; 512];
+pub(crate) fn find(root: BorrowedFd<'_>, uid: u32, space: &Cell<[u8; SPACE]>, env: &[Cell<*const c_char>]) {
+    let mut home = [0u8; SPACE];
     home[..6].copy_from_slice(b"HOME=/");
     if let Ok(file) = resolve::open(root, c"etc/passwd", OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY) {
         let mut line = [0u8; 1024];
@@ -47,7 +48,11 @@ pub(crate) fn find(root: BorrowedFd<'_>, uid: u32, env: &[Cell<*const c_char>]) 
             copy_home(&line[..length], uid, &mut home[5..]);
         }
     }
-    sys::add_variable(env, &home);
+    // The last byte stays nul: `copy_home` takes only what leaves room for it.
+    space.set(home);
+    if let Some(slot) = env.iter().rev().skip(1).rev().find(|slot| slot.get().is_null()) {
+        slot.set(space.as_ptr().cast());
+    }
 }
 
 /// Copies the sixth field of an entry whose third is `uid`.

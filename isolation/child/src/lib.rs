@@ -7,13 +7,13 @@
 #![deny(unsafe_code)]
 
 pub mod handshake;
+pub mod home;
 pub mod plan;
 pub mod resolve;
 pub mod sys;
 
 mod devices;
 mod failure;
-mod home;
 mod mounts;
 mod process;
 mod root;

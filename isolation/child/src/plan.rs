@@ -177,8 +177,8 @@ pub struct Process<'a> {
     pub args: &'a [*const c_char],
     /// Environment; two slots at the end are null, the first of which takes HOME when it was not given.
     pub env: &'a [Cell<*const c_char>],
-    /// HOME is missing in `env` and is looked up in the context's passwd file.
-    pub find_home: bool,
+    /// HOME is missing in `env`: it is looked up in the context's passwd file, and put here.
+    pub find_home: Option<&'a Cell<[u8; crate::home::SPACE]>>,
     /// The search path for a program without a slash, split at its colons.
     pub search: &'a [&'a CStr],
     /// Working folder.

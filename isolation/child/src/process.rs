@@ -36,8 +36,8 @@ pub(crate) fn prepare(process: &Process<'_>, root: BorrowedFd<'_>) -> Result<Pat
     if let Some(mask) = process.affinity {
         sys::sched_setaffinity(mask).or_at(Step::Affinity)?;
     }
-    if process.find_home {
-        crate::home::find(root, process.user.0, process.env);
+    if let Some(space) = process.find_home {
+        crate::home::find(root, process.user.0, space, process.env);
     }
     let entered = enter_cwd(process, root);
     become_user(process)?;

@@ -283,8 +283,8 @@ pub(crate) fn execve_plan(
     if args.last().is_none_or(|last| !last.is_null()) || env.last().is_none_or(|last| !last.get().is_null()) {
         return Errno::INVAL;
     }
-    // SAFETY: both end in null, as just checked; the other pointers are C strings of the plan's arena, or the stack
-    // buffer of `add_variable`, which lives as long as the process. `Cell<T>` has the layout of `T`.
+    // SAFETY: both end in null, as just checked; the other pointers are C strings of the plan's arena, which
+    // outlives the plan. `Cell<T>` has the layout of `T`.
     unsafe { execve(path, args.as_ptr(), env.as_ptr().cast()) }
 }
 
@@ -293,21 +293,6 @@ pub(crate) fn first<'a>(args: &'a [*const c_char]) -> Option<&'a CStr> {
     let first = args.first().filter(|first| !first.is_null())?;
     // SAFETY: the plan's arguments are C strings of its arena, which outlives the plan.
     Some(unsafe { CStr::from_ptr::<'a>(*first) })
-}
-
-/// Puts a variable into the first free slot, unless only the final null is left.
-pub(crate) fn add_variable(env: &[core::cell::Cell<*const c_char>], text: &[u8; 512]) {
-    static mut VARIABLE: [u8; 513] = [0; 513];
-    let Some(free) = env.iter().position(|slot| slot.get().is_null()) else { return };
-    if free + 1 < env.len() {
-        // SAFETY: the process has one thread, and this is the only use of the buffer; its last byte stays nul.
-        let pointer = unsafe {
-            let buffer = &mut *(&raw mut VARIABLE);
-            buffer[..512].copy_from_slice(text);
-            buffer.as_ptr().cast::<c_char>()
-        };
-        env[free].set(pointer);
-    }
 }
 
 /// The numbers as rustix's type.
