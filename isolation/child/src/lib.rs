@@ -170,6 +170,7 @@ fn root_file_system(plan: &Plan<'_>, setting: &Setting<'_>, root: &Root<'_>) -> 
     let tree = root::attach(root)?;
     mounts::make(tree.as_fd(), root.mounts)?;
     devices::make(tree.as_fd(), root)?;
+    mounts::seal(tree.as_fd(), root.seal)?;
     let slave = match &plan.process.console {
         Some(console) => Some(terminal::open(tree.as_fd(), console, plan.process.user.0)?),
         None => None,

@@ -168,6 +168,17 @@ fn null_device() -> Result<OwnedFd> {
     Ok(tree)
 }
 
+/// Makes mounts read-only in which links and further mounts had to be made first.
+pub(crate) fn seal(root: BorrowedFd<'_>, targets: &[&CStr]) -> Result<()> {
+    let readonly = MountAttributes { set: MOUNT_ATTR_RDONLY, ..Default::default() };
+    for (index, target) in targets.iter().enumerate() {
+        resolve::open(root, target, OFlags::PATH)
+            .and_then(|place| mount_setattr(&place, c"", false, &readonly))
+            .map_err(at(Step::ReadonlyPath, index))?;
+    }
+    Ok(())
+}
+
 /// Covers each path with a read-only copy of itself.
 pub(crate) fn make_readonly(root: BorrowedFd<'_>, paths: &[&CStr]) -> Result<()> {
     for (index, path) in paths.iter().enumerate() {

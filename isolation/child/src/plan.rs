@@ -97,6 +97,8 @@ pub struct Root<'a> {
     pub devices: &'a [Device<'a>],
     /// Symbolic links: (target, path in the root). One that exists is left alone.
     pub links: &'a [(&'a CStr, &'a CStr)],
+    /// Mounts that become read-only when everything was made in them, by their targets.
+    pub seal: &'a [&'a CStr],
     /// Mount the terminal on `/dev/console`.
     pub console: bool,
     /// Paths hidden from the guest.
@@ -250,4 +252,23 @@ pub struct Filter<'a> {
     pub flags: u32,
     /// The filter's notification descriptor is sent to the parent.
     pub listener: bool,
+}
+
+impl Source<'_> {
+    /// The host path of a bind, or the type of a file system.
+    #[must_use]
+    pub fn path(&self) -> Option<&CStr> {
+        match self {
+            Source::Bind { path, .. } => Some(path),
+            Source::FileSystem { kind, .. } => Some(kind),
+        }
+    }
+}
+
+impl<'a> Process<'a> {
+    /// The first argument.
+    #[must_use]
+    pub fn program(&self) -> Option<&'a CStr> {
+        crate::sys::first(self.args)
+    }
 }

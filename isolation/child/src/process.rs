@@ -112,7 +112,7 @@ fn interim(process: &Process<'_>, mut sets: Capabilities) -> Capabilities {
 
 /// Finds the program as execvp(3) does, now and not at the start, so that `create` can say what is missing.
 fn find_program(process: &Process<'_>) -> Result<Path> {
-    let name = sys::first(process.args).ok_or_else(|| at(Step::Find, 0)(Errno::INVAL))?;
+    let name = process.program().ok_or_else(|| at(Step::Find, 0)(Errno::INVAL))?;
     let mut path = Path::new();
     if name.to_bytes().contains(&b'/') {
         path.append(name.to_bytes()).or_at(Step::Find)?;

@@ -1,0 +1,221 @@
+//! The options of `vctx run`, in groups; part of `args.rs`.
+//!
+//! One type for two forms: with `--bundle` it is runc's (`run -b BUNDLE ID`), without it the native one
+//! (`run TARGET [-- CMD...]`), where TARGET is `host` or a folder. Options of the native form conflict with `--bundle`
+//! by group, so that none is silently ignored.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+use crate::args::Handles;
+use crate::grants::{
+    self, DeviceSpec, IdMap, IoMax, MountSpec, Net, Seccomp, SecurityOpt, Share, TimeOffset,
+};
+use crate::values::{self, Cpus, EnvVar, KeyValue, Rlimit, Size, User};
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// Run the OCI bundle in this folder; TARGET is then the name of the context.
+    #[arg(short, long, value_name = "DIR", conflicts_with_all = ["command", "Process", "Limits", "Mounts", "Security"])]
+    pub(crate) bundle: Option<PathBuf>,
+    /// Return as soon as the program runs.
+    #[arg(short, long)]
+    pub(crate) detach: bool,
+    /// Keep the state of the context after it ends, until it is deleted.
+    #[arg(long, conflicts_with = "rm")]
+    pub(crate) keep: bool,
+    /// Do not become the parent of the guest's orphans.
+    #[arg(long)]
+    pub(crate) no_subreaper: bool,
+    #[command(flatten)]
+    pub(crate) handles: Handles,
+    #[command(flatten)]
+    pub(crate) process: Process,
+    #[command(flatten)]
+    pub(crate) limits: Limits,
+    #[command(flatten)]
+    pub(crate) mounts: Mounts,
+    #[command(flatten)]
+    pub(crate) security: Security,
+    /// `host`, a folder with a root file system, or with --bundle the name of the context.
+    #[arg(value_name = "TARGET")]
+    pub(crate) target: String,
+    /// Command and its arguments; from its first word on, everything belongs to it.
+    #[arg(value_name = "CMD", trailing_var_arg = true)]
+    pub(crate) command: Vec<String>,
+}
+
+/// The guest's first process, and the context's name and lifetime.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Process")]
+#[group(id = "Process", multiple = true)]
+pub(crate) struct Process {
+    /// Name of the context [default: one is made up].
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    /// Delete the context and its changes when it ends.
+    #[arg(long)]
+    pub(crate) rm: bool,
+    /// Give the guest a terminal [default: if standard input and output are one].
+    #[arg(short, long, overrides_with = "no_tty")]
+    pub(crate) tty: bool,
+    /// Give the guest no terminal.
+    #[arg(short = 'T', long, overrides_with = "tty")]
+    pub(crate) no_tty: bool,
+    /// Taken for habit's sake: standard input is always passed on.
+    #[arg(short, long)]
+    pub(crate) interactive: bool,
+    /// Environment variable as NAME=VALUE, or NAME for the caller's value; repeatable.
+    #[arg(short, long, value_name = "NAME[=VALUE]")]
+    pub(crate) env: Vec<EnvVar>,
+    /// File of environment variables, one a line; repeatable.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) env_file: Vec<PathBuf>,
+    /// Working directory in the context.
+    #[arg(short, long, value_name = "DIR")]
+    pub(crate) workdir: Option<PathBuf>,
+    /// User and group in the context, by name or number.
+    #[arg(short, long, value_name = "USER[:GROUP]")]
+    pub(crate) user: Option<User>,
+    /// Host name that the guest sees.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) hostname: Option<String>,
+    /// First process: the command itself, or a reaper of orphans that passes signals on to it.
+    #[arg(long, value_enum, value_name = "INIT", default_value_t = Init::None)]
+    pub(crate) init: Init,
+    /// Annotation of the specification; repeatable.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) annotation: Vec<KeyValue>,
+    /// Label of the context, for listing; repeatable.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) label: Vec<KeyValue>,
+}
+
+/// Who is the guest's process 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Init {
+    None,
+    Reaper,
+}
+
+/// What the guest may use of the machine.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Limits")]
+#[group(id = "Limits", multiple = true)]
+pub(crate) struct Limits {
+    /// Memory limit in bytes (suffixes k, m, g, t; max for none).
+    #[arg(short, long, value_name = "SIZE", allow_negative_numbers = true)]
+    pub(crate) memory: Option<Size>,
+    /// Memory above which the guest is slowed and reclaimed, in bytes.
+    #[arg(long, value_name = "SIZE", allow_negative_numbers = true)]
+    pub(crate) memory_high: Option<Size>,
+    /// Memory that is never reclaimed, in bytes.
+    #[arg(long, value_name = "SIZE", allow_negative_numbers = true)]
+    pub(crate) memory_min: Option<Size>,
+    /// Swap limit in bytes, beside the memory limit.
+    #[arg(long, value_name = "SIZE", allow_negative_numbers = true)]
+    pub(crate) swap: Option<Size>,
+    /// CPUs' worth of time, such as 1.5.
+    #[arg(long, value_name = "N")]
+    pub(crate) cpus: Option<Cpus>,
+    /// Weight of CPU time against other contexts, 1 to 10000; 100 is usual.
+    #[arg(long, value_name = "WEIGHT", value_parser = clap::value_parser!(u64).range(1..=10000))]
+    pub(crate) cpu_weight: Option<u64>,
+    /// CPU time that may be saved up and used above the limit: a duration, or microseconds.
+    #[arg(long, value_name = "DURATION", value_parser = values::microseconds)]
+    pub(crate) cpu_burst: Option<u64>,
+    /// CPUs to run on, such as 0-3,7.
+    #[arg(long, value_name = "CPUS", value_parser = values::cpu_list)]
+    pub(crate) cpuset: Option<String>,
+    /// Memory nodes to allocate from, such as 0-1.
+    #[arg(long, value_name = "NODES", value_parser = values::cpu_list)]
+    pub(crate) cpuset_mems: Option<String>,
+    /// Processes and threads at most, -1 for no limit.
+    #[arg(long, visible_alias = "pids-limit", value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(i64).range(-1..))]
+    pub(crate) pids: Option<i64>,
+    /// Weight of block I/O, 1 to 10000; 100 is usual.
+    #[arg(long, value_name = "WEIGHT", value_parser = clap::value_parser!(u16).range(1..=10000))]
+    pub(crate) io_weight: Option<u16>,
+    /// Ceiling of a block device a second, such as /dev/vda:rbps=10m,wiops=500; repeatable.
+    #[arg(long, value_name = "DEVICE:LIMIT=N,...")]
+    pub(crate) io_max: Vec<IoMax>,
+    /// Resource limit of each process, such as nofile=1024:4096; repeatable.
+    #[arg(long, visible_alias = "ulimit", value_name = "NAME=SOFT[:HARD]")]
+    pub(crate) rlimit: Vec<Rlimit>,
+    /// How willingly the kernel kills the guest when memory runs out, -1000 to 1000.
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(i32).range(-1000..=1000))]
+    pub(crate) oom_score_adj: Option<i32>,
+}
+
+/// What the guest sees of files, devices and network.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Files, devices, network")]
+#[group(id = "Mounts", multiple = true)]
+pub(crate) struct Mounts {
+    /// Throw the changes to the file system away when the context ends.
+    #[arg(long)]
+    pub(crate) ephemeral: bool,
+    /// Show a path of the host at the same place, writable unless `:ro`; repeatable.
+    #[arg(long, value_name = "PATH[:ro]")]
+    pub(crate) share: Vec<Share>,
+    /// Mount, such as type=bind,source=/data,target=/srv,ro or type=tmpfs,target=/tmp; repeatable.
+    #[arg(long, value_name = "FIELD=VALUE,...", value_parser = grants::mount)]
+    pub(crate) mount: Vec<MountSpec>,
+    /// Bind a path of the host; repeatable.
+    #[arg(short, long, value_name = "SOURCE:TARGET[:OPTIONS]", value_parser = grants::volume)]
+    pub(crate) volume: Vec<MountSpec>,
+    /// Mount fresh memory; repeatable.
+    #[arg(long, value_name = "TARGET[:OPTIONS]", value_parser = grants::tmpfs)]
+    pub(crate) tmpfs: Vec<MountSpec>,
+    /// Make the root read-only.
+    #[arg(long)]
+    pub(crate) read_only: bool,
+    /// Give the guest a device of the host; repeatable.
+    #[arg(long, value_name = "SOURCE[:TARGET[:rwm]]")]
+    pub(crate) device: Vec<DeviceSpec>,
+    /// Network: none (loopback only), host, ns:PATH or container:ID.
+    #[arg(long, visible_alias = "network", value_name = "NET", default_value = "none")]
+    pub(crate) net: Net,
+}
+
+/// What the guest may do.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Security")]
+#[group(id = "Security", multiple = true)]
+pub(crate) struct Security {
+    /// Add a capability, or ALL; repeatable.
+    #[arg(long, value_name = "CAP", value_parser = values::capability, value_delimiter = ',')]
+    pub(crate) cap_add: Vec<String>,
+    /// Take a capability away, or ALL; repeatable.
+    #[arg(long, value_name = "CAP", value_parser = values::capability, value_delimiter = ',')]
+    pub(crate) cap_drop: Vec<String>,
+    /// All capabilities and devices, no system call filter, no masked paths.
+    #[arg(long)]
+    pub(crate) privileged: bool,
+    /// Security option in the spelling of Docker and Podman; repeatable.
+    #[arg(long, value_name = "OPTION")]
+    pub(crate) security_opt: Vec<SecurityOpt>,
+    /// System call filter: default, unconfined, or a profile's file.
+    #[arg(long, value_name = "PROFILE")]
+    pub(crate) seccomp: Option<Seccomp>,
+    /// Kernel parameter of the guest's namespaces; repeatable.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) sysctl: Vec<KeyValue>,
+    /// User namespace: auto makes one, host keeps the caller's [default: auto without root, host with].
+    #[arg(long, value_enum, value_name = "MODE")]
+    pub(crate) userns: Option<Userns>,
+    /// Range of ids of the guest on the host; u: for users or g: for groups only; repeatable.
+    #[arg(long, value_name = "[u:|g:]CONTAINER:HOST:SIZE")]
+    pub(crate) idmap: Vec<IdMap>,
+    /// Distance of the guest's clock from the host's, such as boottime=-1h; repeatable.
+    #[arg(long, value_name = "CLOCK=OFFSET")]
+    pub(crate) time_offset: Vec<TimeOffset>,
+}
+
+/// Which user namespace a guest gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Userns {
+    Auto,
+    Host,
+}

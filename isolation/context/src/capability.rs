@@ -1,0 +1,44 @@
+//! Capability names and masks (capabilities(7)). The sets are written by the child; here is only their spelling.
+
+use std::str::FromStr;
+
+use caps::Capability;
+
+/// The bit of a capability, by its name with or without `CAP_`, in any case.
+#[must_use]
+pub fn bit(name: &str) -> Option<u64> {
+    let upper = name.to_ascii_uppercase();
+    let full = if upper.starts_with("CAP_") { upper } else { format!("CAP_{upper}") };
+    Capability::from_str(&full).ok().map(|capability| capability.bitmask())
+}
+
+/// The names of the set bits, with `CAP_`, in the order of their numbers.
+#[must_use]
+pub fn names(mask: u64) -> Vec<String> {
+    let mut all: Vec<Capability> = caps::all().into_iter().filter(|one| mask & one.bitmask() != 0).collect();
+    all.sort_by_key(|one| one.index());
+    all.into_iter().map(|one| one.to_string()).collect()
+}
+
+/// All capabilities that the running kernel knows (`/proc/sys/kernel/cap_last_cap`) and this process may give away.
+#[must_use]
+pub fn bounding() -> u64 {
+    caps::runtime::procfs_all_supported(None)
+        .map(|set| set.iter().map(|one| one.bitmask()).sum())
+        .unwrap_or_else(|_| caps::all().iter().map(|one| one.bitmask()).sum())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_bits_agree() {
+        for capability in caps::all() {
+            let mask = bit(&capability.to_string()).unwrap();
+            assert_eq!(names(mask), [capability.to_string()]);
+        }
+        assert_eq!(bit("net_admin"), bit("CAP_NET_ADMIN"));
+        assert_eq!(bit("CAP_SHRUBBERY"), None);
+    }
+}

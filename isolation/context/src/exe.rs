@@ -1,0 +1,106 @@
+//! Keeps the guest from overwriting our own executable through `/proc/self/exe` (CVE-2019-5736).
+//!
+//! A guest that executes `/proc/self/exe` of the child, or a script whose interpreter that is, gets a descriptor of our
+//! file. What decides is whether a write through it could succeed: not from a read-only mount, not for a user who may not
+//! write the file, not with fs-verity. Where it could, the process executes itself once more, through a read-only clone
+//! of its own mount, before it has done anything: every later descriptor of the file is then read-only, for ever.
+
+use std::env;
+use std::ffi::{CString, OsStr};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+
+use rustix::fs::{
+    Access, AtFlags, CWD, MemfdFlags, Mode, OFlags, SealFlags, StatxAttributes, StatxFlags, accessat,
+    fcntl_add_seals, memfd_create, openat, sendfile, statx,
+};
+use rustix::mount::{OpenTreeFlags, open_tree};
+use vctx_child::sys::{MountAttributes, mount_setattr};
+
+const EXE: &str = "/proc/self/exe";
+const MOUNT_ATTR_RDONLY: u64 = 1;
+
+/// The executable could not be protected.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Neither a read-only mount nor a sealed copy could be had.
+    #[error(
+        "cannot protect the vctx executable from the guest; install it on a read-only mount, or not writable for this user"
+    )]
+    Copy(#[source] io::Error),
+    /// The protected copy could not be executed.
+    #[error("cannot execute the protected copy of vctx")]
+    Execute(#[source] io::Error),
+}
+
+/// Returns when no guest of this process could write our executable. Otherwise it does not return: the process starts
+/// again from a protected copy. To be called before any side effect.
+///
+/// # Errors
+///
+/// No protected copy could be made or executed.
+pub fn protect() -> Result<(), Error> {
+    if is_protected() {
+        return Ok(());
+    }
+    let copy = readonly_mount().or_else(|_| sealed_copy()).map_err(Error::Copy)?;
+    Err(Error::Execute(execute(copy.as_fd())))
+}
+
+fn is_protected() -> bool {
+    // EROFS on a read-only mount, EPERM on an immutable file, EACCES for a user who may not write it.
+    if accessat(CWD, EXE, Access::WRITE_OK, AtFlags::EACCESS).is_err() {
+        return true;
+    }
+    match statx(CWD, EXE, AtFlags::empty(), StatxFlags::TYPE) {
+        Ok(stat) if stat.stx_attributes.contains(StatxAttributes::VERITY) => true,
+        // A sealed copy has no links; nothing else that we run from can lack one and still be writable by name.
+        Ok(_) => openat(CWD, EXE, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+            .and_then(|file| rustix::fs::fcntl_get_seals(&file))
+            .is_ok_and(|seals| seals.contains(SealFlags::WRITE)),
+        Err(_) => false,
+    }
+}
+
+fn readonly_mount() -> io::Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let tree = open_tree(CWD, EXE, flags)?;
+    let readonly = MountAttributes { set: MOUNT_ATTR_RDONLY, ..Default::default() };
+    mount_setattr(&tree, c"", false, &readonly)?;
+    Ok(tree)
+}
+
+fn sealed_copy() -> io::Result<OwnedFd> {
+    let original = openat(CWD, EXE, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let copy = memfd_create("vctx", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+    while sendfile(&copy, &original, None, 1 << 30)? > 0 {}
+    fcntl_add_seals(&copy, SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE)?;
+    Ok(copy)
+}
+
+/// Executes the copy with our arguments and environment.
+fn execute(copy: BorrowedFd<'_>) -> io::Error {
+    let strings = |list: Vec<Vec<u8>>| -> Vec<CString> {
+        list.into_iter().filter_map(|text| CString::new(text).ok()).collect()
+    };
+    let args = strings(env::args_os().map(|text| text.as_bytes().to_vec()).collect());
+    let variable = |name: &OsStr, value: &OsStr| [name.as_bytes(), b"=", value.as_bytes()].concat();
+    let env = strings(env::vars_os().map(|(name, value)| variable(&name, &value)).collect());
+    let pointers = |list: &[CString]| -> Vec<*const libc::c_char> {
+        list.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect()
+    };
+    let (args, env) = (pointers(&args), pointers(&env));
+    // SAFETY: both arrays end in null and point to strings that live until the call returns, which it does on failure.
+    unsafe {
+        libc::syscall(
+            libc::SYS_execveat,
+            copy.as_raw_fd(),
+            c"".as_ptr(),
+            args.as_ptr(),
+            env.as_ptr(),
+            libc::AT_EMPTY_PATH,
+        );
+    }
+    io::Error::last_os_error()
+}

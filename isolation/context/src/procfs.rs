@@ -1,0 +1,85 @@
+//! The host's procfs, verified to be one, and what is read from it about a process.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::OwnedFd;
+
+use rustix::fs::{CWD, Mode, OFlags, PROC_SUPER_MAGIC, fstatfs, openat};
+
+/// Opens `/proc`.
+///
+/// # Errors
+///
+/// ENOTSUP when `/proc` is no procfs; else as open(2).
+pub fn open() -> io::Result<OwnedFd> {
+    let proc = openat(CWD, c"/proc", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    if fstatfs(&proc)?.f_type != PROC_SUPER_MAGIC {
+        return Err(io::Error::from(io::ErrorKind::Unsupported));
+    }
+    Ok(proc)
+}
+
+/// What tells a process from a later one with the same id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Identity {
+    /// Start time, in clock ticks since boot (proc_pid_stat(5), field 22).
+    pub start_time: u64,
+    /// The process has exited and was not yet waited for.
+    pub zombie: bool,
+}
+
+/// Reads a process's identity; none when there is no such process.
+///
+/// # Errors
+///
+/// As read(2), or InvalidData when the line is not as proc_pid_stat(5) says.
+pub fn identity(pid: i32) -> io::Result<Option<Identity>> {
+    let mut text = Vec::with_capacity(512);
+    match File::open(format!("/proc/{pid}/stat")).and_then(|mut file| file.read_to_end(&mut text)) {
+        Ok(_) => {}
+        Err(error)
+            if error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH) =>
+        {
+            return Ok(None);
+        }
+        Err(error) => return Err(error),
+    }
+    parse(&text).map(Some).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
+}
+
+fn parse(line: &[u8]) -> Option<Identity> {
+    // The name, in parentheses, can hold anything: fields are counted from the last closing one.
+    let after_name = line.iter().rposition(|&byte| byte == b')')? + 1;
+    let mut fields = std::str::from_utf8(&line[after_name..]).ok()?.split_ascii_whitespace();
+    let state = fields.next()?;
+    Some(Identity { start_time: fields.nth(18)?.parse().ok()?, zombie: matches!(state, "Z" | "X") })
+}
+
+/// The number of threads of this process (proc_pid_task(5)).
+///
+/// # Errors
+///
+/// As stat(2).
+pub fn own_threads() -> io::Result<u64> {
+    let stat = rustix::fs::stat("/proc/self/task")?;
+    Ok(u64::from(stat.st_nlink as u32).saturating_sub(2))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_spaces_and_parentheses_does_not_shift_the_fields() {
+        let rest = "S 1 1 1 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 4242 1 1";
+        let identity = parse(format!("7 (a) Z (b) {rest}").as_bytes()).unwrap();
+        assert_eq!(identity, Identity { start_time: 4242, zombie: false });
+    }
+
+    #[test]
+    fn our_own_identity_is_stable_and_a_free_pid_has_none() {
+        let own = std::process::id() as i32;
+        assert_eq!(identity(own).unwrap(), identity(own).unwrap());
+        assert_eq!(identity(i32::MAX).unwrap(), None);
+    }
+}

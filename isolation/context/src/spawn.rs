@@ -1,0 +1,322 @@
+//! The clone, and the parent's half of the handshake.
+
+use std::io;
+use std::mem::{MaybeUninit, size_of};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use rustix::io::{Errno, IoSliceMut};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketFlags, SocketType,
+    recvmsg, send, socketpair,
+};
+use rustix::process::{PidfdFlags, WaitOptions, pidfd_open, waitpid};
+use vctx_child::handshake::{Failure, Order, REPORT_LENGTH, Report};
+use vctx_child::plan::Plan;
+
+use crate::namespace::{Joined, Kind};
+use crate::procfs;
+
+/// What can go wrong between clone and the end of the handshake.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Forking a process with several threads would copy their locks.
+    #[error("a context can only be made by a process with one thread, and this one has {0}")]
+    Threads(u64),
+    /// A socket or pipe could not be made.
+    #[error("cannot make the socket to the context's first process")]
+    Channel(#[source] io::Error),
+    /// The namespace could not be entered by the parent.
+    #[error("cannot join the {} namespace", .0.file())]
+    Join(Kind, #[source] io::Error),
+    /// clone3(2) failed.
+    #[error("cannot make the context's first process{}", hint(.0))]
+    Clone(#[source] io::Error),
+    /// The child reported a failed step.
+    #[error("{}", .0.step.text())]
+    Step(Failure),
+    /// The child died without a word.
+    #[error(
+        "the context's first process died while it was set up; a memory limit that is too low for it ends it so"
+    )]
+    Died,
+    /// A message came that does not belong here.
+    #[error("the context's first process sent an unexpected message")]
+    Unexpected,
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::ENOSPC | libc::EUSERS) => "; the limits in /proc/sys/user are reached",
+        Some(libc::EAGAIN) => "; a limit on processes is reached",
+        Some(libc::EPERM) => {
+            "; namespaces need root, or a user namespace that the kernel lets this user make"
+        }
+        Some(libc::ENOSYS) => "; the kernel lacks clone3, which came with 5.3",
+        _ => "",
+    }
+}
+
+/// The parent's end of the handshake.
+#[derive(Debug)]
+pub struct Handshake {
+    socket: OwnedFd,
+}
+
+/// A new process.
+#[derive(Debug)]
+pub struct Child {
+    /// Its id in the caller's pid namespace.
+    pub pid: i32,
+    /// Its pidfd.
+    pub pidfd: OwnedFd,
+}
+
+/// Where a child is born.
+#[derive(Debug, Default)]
+pub struct Birth<'a> {
+    /// CLONE_NEW* flags of the namespaces that are made.
+    pub new: u32,
+    /// Namespaces that must be joined before the clone, in order.
+    pub join: &'a [&'a Joined],
+    /// Enter all of a process's namespaces of these CLONE_NEW* flags before the clone: (pidfd, flags).
+    pub enter: Option<(BorrowedFd<'a>, u32)>,
+    /// Joining changes the process for good, so that an intermediate one has to do it. Needed with a user namespace.
+    pub apart: bool,
+    /// Folder of the cgroup v2 group in which the child begins (CLONE_INTO_CGROUP).
+    pub cgroup: Option<BorrowedFd<'a>>,
+}
+
+/// A handshake, and the end that goes into the child's plan.
+///
+/// # Errors
+///
+/// As socketpair(2).
+pub fn channel() -> Result<(Handshake, OwnedFd), Error> {
+    let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+        .map_err(|error| Error::Channel(error.into()))?;
+    Ok((Handshake { socket: ours }, theirs))
+}
+
+/// Makes the child, which carries out the plan.
+///
+/// # Errors
+///
+/// A namespace cannot be joined, or clone3(2) fails.
+pub fn spawn(plan: &Plan<'_>, birth: &Birth<'_>, handshake: &Handshake) -> Result<Child, Error> {
+    match procfs::own_threads() {
+        Ok(1) => {}
+        Ok(threads) => return Err(Error::Threads(threads)),
+        Err(error) => return Err(Error::Clone(error)),
+    }
+    if birth.apart {
+        return spawn_apart(plan, birth, handshake);
+    }
+    join(birth)?;
+    let child = match clone3(birth.new, birth.cgroup, 0).map_err(Error::Clone)? {
+        Some(child) => child,
+        None => become_child(plan, handshake),
+    };
+    return_home(birth)?;
+    Ok(child)
+}
+
+/// The child must not hold the parent's end: it would never read the end of file that tells of the parent's death.
+fn become_child(plan: &Plan<'_>, handshake: &Handshake) -> ! {
+    // SAFETY: this is the child's copy of the table; the owner of the descriptor lives on in the parent only, for the
+    // child never returns to drop it.
+    unsafe { libc::close(handshake.socket.as_raw_fd()) };
+    vctx_child::enter(plan)
+}
+
+fn join(birth: &Birth<'_>) -> Result<(), Error> {
+    if let Some((target, flags)) = birth.enter {
+        vctx_child::sys::setns(target, flags).map_err(|error| Error::Join(Kind::Pid, error.into()))?;
+    }
+    for namespace in birth.join {
+        vctx_child::sys::setns(namespace.as_fd(), namespace.kind.flag())
+            .map_err(|error| Error::Join(namespace.kind, error.into()))?;
+    }
+    Ok(())
+}
+
+/// Only the pid namespace is joined without an intermediate process, and it is for children only: hooks and helpers that
+/// the parent starts later must not be born in the context.
+fn return_home(birth: &Birth<'_>) -> Result<(), Error> {
+    if birth.join.is_empty() && birth.enter.is_none() {
+        return Ok(());
+    }
+    let own = Joined::open(Kind::Pid, "/proc/self/ns/pid".as_ref())
+        .map_err(|error| Error::Join(Kind::Pid, io::Error::other(error)))?;
+    vctx_child::sys::setns(own.as_fd(), Kind::Pid.flag())
+        .map_err(|error| Error::Join(Kind::Pid, error.into()))
+}
+
+/// An intermediate process joins, and clones the child as its own sibling (CLONE_PARENT), so that the child is ours.
+fn spawn_apart(plan: &Plan<'_>, birth: &Birth<'_>, handshake: &Handshake) -> Result<Child, Error> {
+    let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+        .map_err(|error| Error::Channel(error.into()))?;
+    let Some(intermediate) = clone3(0, None, 0).map_err(Error::Clone)? else {
+        let born = join(birth)
+            .and_then(|()| clone3(birth.new, birth.cgroup, libc::CLONE_PARENT as u64).map_err(Error::Clone));
+        let answer = match born {
+            Ok(None) => become_child(plan, handshake),
+            Ok(Some(child)) => [0, child.pid],
+            Err(Error::Join(kind, error)) => [1 + kind as i32, error.raw_os_error().unwrap_or(0)],
+            Err(Error::Clone(error)) => [-1, error.raw_os_error().unwrap_or(0)],
+            Err(_) => [-1, 0],
+        };
+        let bytes = [answer[0].to_ne_bytes(), answer[1].to_ne_bytes()].concat();
+        let _ = rustix::io::write(&writer, &bytes);
+        vctx_child::sys::exit(0);
+    };
+    drop(writer);
+    let mut answer = [0u8; 8];
+    let read = rustix::io::retry_on_intr(|| rustix::io::read(&reader, &mut answer));
+    reap(&intermediate);
+    if read != Ok(8) {
+        return Err(Error::Died);
+    }
+    let word = |at: usize| i32::from_ne_bytes([answer[at], answer[at + 1], answer[at + 2], answer[at + 3]]);
+    let cause = || io::Error::from_raw_os_error(word(4));
+    match word(0) {
+        0 => {
+            let pid = word(4);
+            let raw = rustix::process::Pid::from_raw(pid).ok_or(Error::Died)?;
+            let pidfd = pidfd_open(raw, PidfdFlags::empty()).map_err(|error| Error::Clone(error.into()))?;
+            Ok(Child { pid, pidfd })
+        }
+        -1 => Err(Error::Clone(cause())),
+        kind => {
+            let kind = Kind::ALL.into_iter().find(|one| *one as i32 + 1 == kind).unwrap_or(Kind::User);
+            Err(Error::Join(kind, cause()))
+        }
+    }
+}
+
+/// Waits for a child that is about to exit, or was killed.
+pub fn reap(child: &Child) {
+    if let Some(pid) = rustix::process::Pid::from_raw(child.pid) {
+        let _ = rustix::io::retry_on_intr(|| waitpid(Some(pid), WaitOptions::empty()));
+    }
+}
+
+/// clone3(2); none in the child. All signal handlers are reset, for the guest must not inherit that SIGPIPE is ignored.
+fn clone3(namespaces: u32, cgroup: Option<BorrowedFd<'_>>, more: u64) -> io::Result<Option<Child>> {
+    const CLONE_CLEAR_SIGHAND: u64 = 1 << 32;
+    const CLONE_INTO_CGROUP: u64 = 1 << 33;
+    #[repr(C)]
+    #[derive(Default)]
+    struct Arguments {
+        flags: u64,
+        pidfd: u64,
+        child_tid: u64,
+        parent_tid: u64,
+        exit_signal: u64,
+        stack: u64,
+        stack_size: u64,
+        tls: u64,
+        set_tid: u64,
+        set_tid_size: u64,
+        cgroup: u64,
+    }
+    let mut pidfd: i32 = -1;
+    let mut arguments = Arguments {
+        flags: u64::from(namespaces) | libc::CLONE_PIDFD as u64 | CLONE_CLEAR_SIGHAND | more,
+        pidfd: (&raw mut pidfd) as u64,
+        // With CLONE_PARENT the new process has the exit signal of its maker.
+        exit_signal: if more & libc::CLONE_PARENT as u64 == 0 { libc::SIGCHLD as u64 } else { 0 },
+        ..Default::default()
+    };
+    if let Some(cgroup) = cgroup {
+        arguments.flags |= CLONE_INTO_CGROUP;
+        arguments.cgroup = cgroup.as_raw_fd() as u64;
+    }
+    // SAFETY: without CLONE_VM the child has its own copy of this stack and heap, and the caller has verified that there
+    // is one thread, so no lock is held. `arguments` is live and `pidfd` is a place for one integer.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw mut arguments, size_of::<Arguments>()) };
+    match pid {
+        ..0 => Err(io::Error::last_os_error()),
+        0 => Ok(None),
+        // SAFETY: with CLONE_PIDFD the kernel has put a new descriptor there, which nobody else owns.
+        pid => Ok(Some(Child { pid: pid as i32, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } })),
+    }
+}
+
+impl Handshake {
+    /// The parent's end over a connection that is not a socket pair: that of `start`.
+    #[must_use]
+    pub fn over(socket: OwnedFd) -> Handshake {
+        Handshake { socket }
+    }
+
+    /// Gives the child an order.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Died`] when nobody listens any more.
+    pub fn order(&self, order: Order) -> Result<(), Error> {
+        match send(&self.socket, &[order as u8], SendFlags::NOSIGNAL) {
+            Ok(_) => Ok(()),
+            // Whatever the child had to say before it died is still to be read.
+            Err(_) => self.expect(&[]).and(Err(Error::Died)),
+        }
+    }
+
+    /// Waits for one of these reports. A failure of the child is an error.
+    ///
+    /// # Errors
+    ///
+    /// The child failed, died or said something else.
+    pub fn expect(&self, wanted: &[Report]) -> Result<Report, Error> {
+        match self.next()? {
+            Some((Report::Failed(failure), _)) => Err(Error::Step(failure)),
+            Some((report, _)) if wanted.contains(&report) => Ok(report),
+            Some(_) => Err(Error::Unexpected),
+            None => Err(Error::Died),
+        }
+    }
+
+    /// Waits until the child has executed its program, and gives the seccomp listener if one came on the way.
+    ///
+    /// # Errors
+    ///
+    /// The child failed.
+    pub fn executed(&self) -> Result<Option<OwnedFd>, Error> {
+        let mut listener = None;
+        loop {
+            match self.next()? {
+                None => return Ok(listener),
+                Some((Report::Listener, descriptor)) => listener = descriptor,
+                Some((Report::Failed(failure), _)) => return Err(Error::Step(failure)),
+                Some(_) => return Err(Error::Unexpected),
+            }
+        }
+    }
+
+    /// The next report, with a descriptor that came along; none at the end of file.
+    fn next(&self) -> Result<Option<(Report, Option<OwnedFd>)>, Error> {
+        let mut bytes = [0u8; REPORT_LENGTH];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let flags = RecvFlags::CMSG_CLOEXEC;
+        let length = loop {
+            let mut vector = [IoSliceMut::new(&mut bytes)];
+            match recvmsg(self.socket.as_fd(), &mut vector, &mut control, flags) {
+                Err(Errno::INTR) => {}
+                // A connection that the other end closed with bytes unread ends so.
+                Err(Errno::CONNRESET) => break 0,
+                Err(error) => return Err(Error::Channel(error.into())),
+                Ok(message) => break message.bytes,
+            }
+        };
+        if length == 0 {
+            return Ok(None);
+        }
+        let descriptor = control.drain().find_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+            _ => None,
+        });
+        let report = Report::decode(&bytes[..length]).ok_or(Error::Unexpected)?;
+        Ok(Some((report, descriptor)))
+    }
+}

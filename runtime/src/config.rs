@@ -1,0 +1,134 @@
+//! `config.json`: the bytes as they came, and what they say.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{Process, Spec};
+use serde_json::Value;
+
+use crate::{Error, Result};
+
+/// A configuration, with its original bytes: what is kept is never a re-serialisation.
+#[derive(Debug)]
+pub struct Config {
+    /// As read.
+    pub bytes: Vec<u8>,
+    /// As understood.
+    pub spec: Spec,
+}
+
+/// A configuration larger than this is refused, in bytes.
+const LIMIT: u64 = 16 << 20;
+
+impl Config {
+    /// Reads a bundle's `config.json`.
+    ///
+    /// # Errors
+    ///
+    /// The file is missing, too large, or no configuration.
+    pub fn of_bundle(bundle: &Path) -> Result<Config> {
+        Config::read(&bundle.join("config.json"))
+    }
+
+    /// Reads a configuration file.
+    ///
+    /// # Errors
+    ///
+    /// As [`Config::of_bundle`].
+    pub fn read(path: &Path) -> Result<Config> {
+        let bytes = read(path)?;
+        let spec = parse(&bytes).map_err(|source| Error::ParseConfig { path: path.into(), source })?;
+        Ok(Config { bytes, spec })
+    }
+
+    /// A configuration that was made in memory.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be written as JSON.
+    pub fn from_spec(spec: Spec) -> Result<Config> {
+        let path = || PathBuf::from("the generated configuration");
+        let bytes = serde_json::to_vec(&spec).map_err(|source| Error::ParseConfig { path: path(), source })?;
+        Ok(Config { bytes, spec })
+    }
+}
+
+/// Reads the process of `exec --process`.
+///
+/// # Errors
+///
+/// As [`Config::of_bundle`].
+pub fn read_process(path: &Path) -> Result<Process> {
+    let bytes = read(path)?;
+    match serde_json::from_slice(&bytes) {
+        Ok(process) => Ok(process),
+        Err(first) => normalised(&bytes, |value| normalise_process(value))
+            .ok_or(Error::ParseConfig { path: path.into(), source: first }),
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    let fail = |source| Error::ReadConfig { path: path.into(), source };
+    let length = fs::metadata(path).map_err(fail)?.len();
+    if length > LIMIT {
+        return Err(Error::invalid(path.display().to_string(), format!("{length} bytes, and the limit is {LIMIT}")));
+    }
+    fs::read(path).map_err(fail)
+}
+
+fn parse(bytes: &[u8]) -> serde_json::Result<Spec> {
+    // What the package does not know is taken out only when it gets in the way: the good case is parsed once.
+    serde_json::from_slice(bytes).or_else(|first| normalised(bytes, normalise).ok_or(first))
+}
+
+fn normalised<T: serde::de::DeserializeOwned>(bytes: &[u8], change: impl Fn(&mut Value)) -> Option<T> {
+    let mut value: Value = serde_json::from_slice(bytes).ok()?;
+    change(&mut value);
+    serde_json::from_value(value).ok()
+}
+
+/// Takes out what newer callers write and the package refuses: unknown capabilities (the specification wants a warning,
+/// not an error), the fields of other systems, and a scheduler flag by its full name.
+fn normalise(spec: &mut Value) {
+    if let Some(spec) = spec.as_object_mut() {
+        for foreign in ["vm", "windows", "solaris", "zos", "freebsd"] {
+            spec.remove(foreign);
+        }
+    }
+    if let Some(process) = spec.get_mut("process") {
+        normalise_process(process);
+    }
+}
+
+fn normalise_process(process: &mut Value) {
+    if let Some(sets) = process.get_mut("capabilities").and_then(Value::as_object_mut) {
+        for set in sets.values_mut().filter_map(Value::as_array_mut) {
+            set.retain(|name| name.as_str().is_some_and(|name| vctx_context::capability::bit(name).is_some()));
+        }
+    }
+    if let Some(flags) = process.pointer_mut("/scheduler/flags").and_then(Value::as_array_mut) {
+        for flag in flags.iter_mut().filter(|flag| *flag == "SCHED_FLAG_RESET_ON_FORK") {
+            *flag = Value::from("SCHED_RESET_ON_FORK");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_capability_is_left_out_and_the_others_stay() {
+        let text = r#"{"ociVersion":"1.2.0","process":{"user":{"uid":0,"gid":0},"cwd":"/","args":["a"],
+            "capabilities":{"bounding":["CAP_KILL","CAP_SHRUBBERY"]}}}"#;
+        let spec = parse(text.as_bytes()).unwrap();
+        let capabilities = spec.process().as_ref().unwrap().capabilities().as_ref().unwrap();
+        assert_eq!(capabilities.bounding().as_ref().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn the_error_of_a_wrong_type_says_where_it_is() {
+        let error = parse(br#"{"ociVersion":"1.0.0","root":{"path":7}}"#).unwrap_err();
+        assert!(error.to_string().contains("column"), "{error}");
+    }
+}

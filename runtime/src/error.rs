@@ -1,0 +1,210 @@
+//! What can fail: one variant a step, with the name or path that it failed on.
+
+use std::io;
+use std::path::PathBuf;
+
+use vctx_context::{cgroup, exe, idmap, namespace, seccomp, spawn, terminal};
+
+use crate::state::Status;
+
+/// A failed step of a verb.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The id is not one.
+    #[error("{id:?} is no context id: {reason}")]
+    Id {
+        /// As given, shortened.
+        id: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// There is no such context.
+    #[error("there is no context {id:?} in {}: context does not exist", root.display())]
+    Absent {
+        /// Id.
+        id: String,
+        /// The state root.
+        root: PathBuf,
+    },
+    /// The id is taken.
+    #[error("context {id:?} exists already; delete it, or choose another id")]
+    Exists {
+        /// Id.
+        id: String,
+    },
+    /// The context is in a state in which this cannot be done.
+    #[error("cannot {verb} context {id:?}, which is {status}{}", hint.map(|hint| format!("; {hint}")).unwrap_or_default())]
+    Status {
+        /// What was wanted.
+        verb: &'static str,
+        /// Id.
+        id: String,
+        /// Its status.
+        status: Status,
+        /// What to do.
+        hint: Option<&'static str>,
+    },
+    /// A configuration cannot be read.
+    #[error("cannot read {}; a bundle is a folder with config.json", path.display())]
+    ReadConfig {
+        /// File.
+        path: PathBuf,
+        /// Cause.
+        source: io::Error,
+    },
+    /// A configuration is no JSON, or a field has the wrong type.
+    #[error("{} is not a valid configuration", path.display())]
+    ParseConfig {
+        /// File.
+        path: PathBuf,
+        /// Where and why.
+        source: serde_json::Error,
+    },
+    /// A field of the configuration is refused.
+    #[error("{field}: {reason}")]
+    Invalid {
+        /// Path of the field in the configuration.
+        field: String,
+        /// What is wrong, and what would be right.
+        reason: String,
+    },
+    /// A file of the state cannot be read or written.
+    #[error("cannot {action} {}", path.display())]
+    State {
+        /// The verb of the sentence.
+        action: &'static str,
+        /// File or folder.
+        path: PathBuf,
+        /// Cause.
+        source: io::Error,
+    },
+    /// The state is not as we write it.
+    #[error("the state in {} is damaged; `delete --force` removes it", path.display())]
+    Damaged {
+        /// File.
+        path: PathBuf,
+        /// Where and why.
+        source: serde_json::Error,
+    },
+    /// procfs is missing.
+    #[error("cannot use /proc; it must be a procfs")]
+    Proc(#[source] io::Error),
+    /// A host path of the configuration cannot be used.
+    #[error("cannot use {what} {}", path.display())]
+    HostPath {
+        /// What it is.
+        what: &'static str,
+        /// Path.
+        path: PathBuf,
+        /// Cause.
+        source: io::Error,
+    },
+    /// A namespace to join.
+    #[error(transparent)]
+    Namespace(#[from] namespace::Error),
+    /// A step of the context's first process.
+    #[error("cannot {step}")]
+    Step {
+        /// What it tried, and on what.
+        step: String,
+        /// Cause.
+        source: io::Error,
+    },
+    /// The program cannot be executed. The words are those that engines look for.
+    #[error("exec: {program:?}: {reason}")]
+    Program {
+        /// First argument.
+        program: String,
+        /// Why not.
+        reason: String,
+        /// Whether it is missing (127) or may not be executed (126).
+        missing: bool,
+    },
+    /// The process could not be made.
+    #[error(transparent)]
+    Spawn(spawn::Error),
+    /// Ids could not be mapped.
+    #[error(transparent)]
+    Idmap(#[from] idmap::Error),
+    /// Control groups.
+    #[error(transparent)]
+    Cgroup(#[from] cgroup::Error),
+    /// The seccomp profile.
+    #[error(transparent)]
+    Seccomp(#[from] seccomp::Error),
+    /// The terminal.
+    #[error(transparent)]
+    Terminal(#[from] terminal::Error),
+    /// Our own executable.
+    #[error(transparent)]
+    Protect(#[from] exe::Error),
+    /// A hook could not be run.
+    #[error("cannot run the {point} hook {}", path.display())]
+    RunHook {
+        /// Name of the point.
+        point: &'static str,
+        /// Its program.
+        path: PathBuf,
+        /// Cause.
+        source: io::Error,
+    },
+    /// A hook failed.
+    #[error("the {point} hook {} {how}", path.display())]
+    Hook {
+        /// Name of the point.
+        point: &'static str,
+        /// Its program.
+        path: PathBuf,
+        /// Exit code, signal or timeout, and what it wrote.
+        how: String,
+    },
+    /// A signal could not be sent.
+    #[error("cannot send signal {signal} to context {id:?}")]
+    Signal {
+        /// Number.
+        signal: i32,
+        /// Id.
+        id: String,
+        /// Cause.
+        source: io::Error,
+    },
+    /// The context has no control group.
+    #[error("cannot {verb} context {id:?}: it has no control group; rootless contexts need a delegated one")]
+    NoCgroup {
+        /// What was wanted.
+        verb: &'static str,
+        /// Id.
+        id: String,
+    },
+    /// The processes would not end.
+    #[error("the processes of context {id:?} did not end within {seconds} s of SIGKILL")]
+    Unkillable {
+        /// Id.
+        id: String,
+        /// How long was waited.
+        seconds: u64,
+    },
+}
+
+impl Error {
+    /// A refused field.
+    pub(crate) fn invalid(field: impl Into<String>, reason: impl Into<String>) -> Error {
+        Error::Invalid { field: field.into(), reason: reason.into() }
+    }
+
+    /// For `map_err`: a file of the state.
+    pub(crate) fn state(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Error {
+        let path = path.into();
+        move |source| Error::State { action, path, source }
+    }
+
+    /// The exit code of a `run` that fails so: 127 not found, 126 not executable, 125 our own failure.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Error::Program { missing: true, .. } => 127,
+            Error::Program { missing: false, .. } => 126,
+            _ => 125,
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! From the child's number and errno to a sentence with a path in it.
+
+use std::ffi::CStr;
+use std::io;
+
+use vctx_context::child::handshake::{Failure, Step};
+use vctx_context::child::plan::{Plan, Root, Scene};
+use vctx_context::spawn;
+
+use crate::Error;
+
+/// Makes the error of a spawn that failed.
+pub(crate) fn explain(error: spawn::Error, plan: &Plan<'_>) -> Error {
+    match error {
+        spawn::Error::Step(failure) => step(failure, plan),
+        other => Error::Spawn(other),
+    }
+}
+
+fn step(failure: Failure, plan: &Plan<'_>) -> Error {
+    let source = io::Error::from_raw_os_error(failure.errno);
+    if let Some(error) = program(&failure, plan) {
+        return error;
+    }
+    let step = match item(&failure, plan) {
+        Some(item) => format!("{} {item}", failure.step.text()),
+        None => failure.step.text().to_owned(),
+    };
+    Error::Step { step, source }
+}
+
+/// The program cannot be executed: the words are those by which engines tell 126 from 127.
+fn program(failure: &Failure, plan: &Plan<'_>) -> Option<Error> {
+    let program = plan.process.program()?.to_string_lossy().into_owned();
+    let missing = failure.errno == libc::ENOENT;
+    let reason = match (failure.step, failure.errno) {
+        (Step::Find, libc::ENOENT) if failure.index == 1 => "executable file not found in $PATH".into(),
+        (Step::Find | Step::Exec, libc::ENOENT) => "no such file or directory".into(),
+        (Step::Find | Step::Exec, libc::EACCES) => "permission denied".into(),
+        (Step::Interpreter, _) => {
+            "its interpreter is missing: no such file or directory; look at its first line, or at the dynamic loader that it names".into()
+        }
+        (Step::Find | Step::Exec, errno) => io::Error::from_raw_os_error(errno).to_string().to_lowercase(),
+        _ => return None,
+    };
+    Some(Error::Program { program, reason, missing })
+}
+
+/// What the step was about.
+fn item(failure: &Failure, plan: &Plan<'_>) -> Option<String> {
+    let index = usize::from(failure.index);
+    let text = |text: &CStr| text.to_string_lossy().into_owned();
+    if matches!(failure.step, Step::Cwd | Step::CwdOutside) {
+        return Some(text(plan.process.cwd));
+    }
+    if failure.step == Step::Rlimit {
+        let (resource, soft, hard) = plan.process.rlimits.get(index)?;
+        return Some(format!("number {resource} to {soft}:{hard}"));
+    }
+    let Scene::New(setting) = plan.scene else { return None };
+    if failure.step == Step::Sysctl {
+        return setting.sysctl.get(index).map(|(path, _)| text(path));
+    }
+    let root: &Root<'_> = setting.root?;
+    match failure.step {
+        Step::MountSource
+        | Step::MountTarget
+        | Step::MountFakeProc
+        | Step::MountNotProc
+        | Step::MountIdmap
+        | Step::MountFlags
+        | Step::MountAttach
+        | Step::MountCopyUp => {
+            let mount = root.mounts.get(index)?;
+            Some(match mount.source.path() {
+                Some(source) => format!("{} from {}", text(mount.target), text(source)),
+                None => text(mount.target),
+            })
+        }
+        Step::Device => root.devices.get(index).map(|device| text(device.path)),
+        Step::Link => root.links.get(index).map(|(_, path)| text(path)),
+        Step::Mask => root.masked.get(index).map(|path| text(path)),
+        Step::ReadonlyPath => root.readonly_paths.get(index).map(|path| text(path)),
+        Step::RootSource | Step::RootAttach => Some(text(root.source.path().unwrap_or(root.at))),
+        _ => None,
+    }
+}

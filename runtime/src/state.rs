@@ -1,0 +1,381 @@
+//! What is kept of a context between commands: one folder, named by the id, below the state root.
+//!
+//! `state.json` is what we know, `config.json` the configuration as it came, `start` the socket on which the first
+//! process waits. The folder itself is the lock. The status is never written: it follows from the process, the socket and
+//! the freezer, so that it cannot be wrong after a crash.
+
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, FlockOperation, Mode, OFlags, fstat, flock, openat};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use serde::{Deserialize, Serialize};
+use vctx_context::cgroup::Cgroup;
+use vctx_context::namespace::Kind;
+use vctx_context::procfs;
+
+use crate::{Error, Result};
+
+/// The longest id, in bytes.
+const ID_LENGTH: usize = 255;
+
+/// The folder below which contexts are kept.
+#[derive(Debug, Clone)]
+pub struct Store {
+    root: PathBuf,
+}
+
+/// Status of a context (runtime-spec, "State"), and `paused`, which runc has added.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs, reason = "named as in the specification")]
+pub enum Status {
+    Creating,
+    Created,
+    Running,
+    Paused,
+    Stopped,
+}
+
+impl std::fmt::Display for Status {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.pad(match self {
+            Status::Creating => "creating",
+            Status::Created => "created",
+            Status::Running => "running",
+            Status::Paused => "paused",
+            Status::Stopped => "stopped",
+        })
+    }
+}
+
+/// What `state.json` holds.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct State {
+    /// Version of this format.
+    pub format: u32,
+    /// Id.
+    pub id: String,
+    /// `ociVersion` of the configuration.
+    pub oci_version: String,
+    /// Bundle, absolute.
+    pub bundle: PathBuf,
+    /// Root file system, absolute.
+    pub rootfs: PathBuf,
+    /// When it was created, in seconds since 1970.
+    pub created: u64,
+    /// Nanoseconds of the same.
+    pub created_nanos: u32,
+    /// User id of the creator.
+    pub owner: u32,
+    /// First process, once it exists: id and start time (proc_pid_stat(5), field 22).
+    pub process: Option<(i32, u64)>,
+    /// Control groups; absent without the right to make them.
+    pub cgroup: Option<Cgroup>,
+    /// Namespaces that are not the creator's.
+    pub namespaces: Vec<Kind>,
+    /// Annotations of the configuration.
+    pub annotations: std::collections::BTreeMap<String, String>,
+    /// The configuration has poststop hooks.
+    pub has_poststop: bool,
+    /// Folders that are the context's own and go with it: the writable layer of `run host`.
+    pub own: Vec<PathBuf>,
+}
+
+/// A context on disk.
+#[derive(Debug)]
+pub struct Context {
+    /// Its folder.
+    pub folder: PathBuf,
+    /// What is known of it.
+    pub state: State,
+}
+
+/// The folder of a context, locked until dropped.
+#[derive(Debug)]
+pub struct Lock {
+    folder: OwnedFd,
+}
+
+/// The context's first process, alive.
+#[derive(Debug)]
+pub struct Alive {
+    /// Its id.
+    pub pid: i32,
+    /// Its pidfd: it stays this process whatever happens to the id.
+    pub pidfd: OwnedFd,
+}
+
+impl Store {
+    /// The store at `root`, or at its usual place: `/run/vctx`, and `$XDG_RUNTIME_DIR/vctx` without root.
+    #[must_use]
+    pub fn new(root: Option<PathBuf>) -> Store {
+        let usual = || match std::env::var_os("XDG_RUNTIME_DIR") {
+            Some(folder) if !rustix::process::geteuid().is_root() => PathBuf::from(folder).join("vctx"),
+            _ if rustix::process::geteuid().is_root() => PathBuf::from("/run/vctx"),
+            _ => PathBuf::from(format!("/tmp/vctx-{}", rustix::process::geteuid().as_raw())),
+        };
+        Store { root: root.unwrap_or_else(usual) }
+    }
+
+    /// The folder below which contexts are kept.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Takes an id: makes its folder and locks it. What a killed `create` of the same id has left is removed first.
+    ///
+    /// # Errors
+    ///
+    /// The id is taken, or the folder cannot be made.
+    pub fn reserve(&self, id: &str) -> Result<(PathBuf, Lock)> {
+        let folder = self.root.join(id);
+        // Twice: the folder may be a killed create's, or vanish under a concurrent delete.
+        for _ in 0..64 {
+            match DirBuilder::new().mode(0o700).create(&folder) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    self.make_root()?;
+                    continue;
+                }
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(Error::state("make", &folder)(error)),
+            }
+            let Some(lock) = Lock::try_take(&folder).map_err(Error::state("lock", &folder))? else {
+                // The creator holds it, or another verb does.
+                if folder.join("state.json").exists() || !folder.exists() {
+                    return Err(Error::Exists { id: id.into() });
+                }
+                return Err(Error::Exists { id: id.into() });
+            };
+            if !lock.is_of(&folder) {
+                continue;
+            }
+            match read_state(&folder) {
+                Err(Error::State { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                    return Ok((folder, lock));
+                }
+                Ok(state) if state.process.is_none() => {
+                    crate::delete::clear(&Context { folder: folder.clone(), state })?;
+                    return Ok((folder, lock));
+                }
+                _ => return Err(Error::Exists { id: id.into() }),
+            }
+        }
+        Err(Error::Exists { id: id.into() })
+    }
+
+    fn make_root(&self) -> Result<()> {
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(&self.root);
+        made.map_err(Error::state("make the state root", &self.root))?;
+        // In a shared folder such as /tmp somebody else could have been first.
+        let owner = fs::metadata(&self.root).map_err(Error::state("look at", &self.root))?.uid();
+        if owner != rustix::process::geteuid().as_raw() && owner != 0 {
+            let source = io::Error::from(io::ErrorKind::PermissionDenied);
+            return Err(Error::state("use, for it belongs to another user,", &self.root)(source));
+        }
+        Ok(())
+    }
+
+    /// Finds a context.
+    ///
+    /// # Errors
+    ///
+    /// The id is none, or there is no such context.
+    pub fn open(&self, id: &str) -> Result<Context> {
+        check_id(id)?;
+        let folder = self.root.join(id);
+        match read_state(&folder) {
+            Err(Error::State { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                Err(Error::Absent { id: id.into(), root: self.root.clone() })
+            }
+            result => result.map(|state| Context { folder, state }),
+        }
+    }
+
+    /// All contexts, by id. Folders without a readable state are left out.
+    ///
+    /// # Errors
+    ///
+    /// The root cannot be read; an absent one holds no context.
+    pub fn list(&self) -> Result<Vec<Context>> {
+        let entries = match fs::read_dir(&self.root) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            result => result.map_err(Error::state("read", &self.root))?,
+        };
+        let mut contexts: Vec<Context> = entries
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+            .filter_map(|id| self.open(&id).ok())
+            .collect();
+        contexts.sort_by(|one, other| one.state.id.cmp(&other.state.id));
+        Ok(contexts)
+    }
+}
+
+/// An id is a file name: letters, digits and `_+-.`, and not a link to a folder.
+///
+/// # Errors
+///
+/// Says which rule is broken.
+pub fn check_id(id: &str) -> Result<()> {
+    let shown = || id.chars().take(40).collect::<String>();
+    let refuse = |reason| Err(Error::Id { id: shown(), reason });
+    if id.is_empty() {
+        return refuse("it is empty");
+    }
+    if id.len() > ID_LENGTH {
+        return refuse("it is longer than 255 bytes");
+    }
+    if id == "." || id == ".." {
+        return refuse("it names a folder");
+    }
+    if !id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_+-.".contains(&byte)) {
+        return refuse("it may hold letters, digits and _ + - . only");
+    }
+    if id.starts_with('-') {
+        return refuse("it looks like an option");
+    }
+    Ok(())
+}
+
+fn read_state(folder: &Path) -> Result<State> {
+    let path = folder.join("state.json");
+    let bytes = fs::read(&path).map_err(Error::state("read", &path))?;
+    serde_json::from_slice(&bytes).map_err(|source| Error::Damaged { path, source })
+}
+
+impl Context {
+    /// Writes the state, whole or not at all.
+    ///
+    /// # Errors
+    ///
+    /// The folder is full or read-only.
+    pub fn write(&self) -> Result<()> {
+        let path = self.folder.join("state.json");
+        let temporary = self.folder.join("state.json.new");
+        let bytes = serde_json::to_vec(&self.state)
+            .map_err(|source| Error::Damaged { path: path.clone(), source })?;
+        fs::write(&temporary, bytes).map_err(Error::state("write", &temporary))?;
+        fs::rename(&temporary, &path).map_err(Error::state("write", &path))
+    }
+
+    /// The configuration as it came.
+    #[must_use]
+    pub fn config_path(&self) -> PathBuf {
+        self.folder.join("config.json")
+    }
+
+    /// The socket on which the first process waits for `start`.
+    #[must_use]
+    pub fn start_path(&self) -> PathBuf {
+        self.folder.join("start")
+    }
+
+    /// Waits for the lock.
+    ///
+    /// # Errors
+    ///
+    /// The context was deleted meanwhile.
+    pub fn lock(&self) -> Result<Lock> {
+        let absent = || Error::Absent {
+            id: self.state.id.clone(),
+            root: self.folder.parent().unwrap_or(Path::new("/")).into(),
+        };
+        let lock = Lock::take(&self.folder).map_err(|_| absent())?;
+        if lock.is_of(&self.folder) { Ok(lock) } else { Err(absent()) }
+    }
+
+    /// The first process, if it lives.
+    ///
+    /// # Errors
+    ///
+    /// procfs cannot be read.
+    pub fn alive(&self) -> Result<Option<Alive>> {
+        let Some((pid, start_time)) = self.state.process else { return Ok(None) };
+        let Some(raw) = Pid::from_raw(pid) else { return Ok(None) };
+        // First the descriptor, then the look at the start time: in this order the id cannot change hands in between.
+        let Ok(pidfd) = pidfd_open(raw, PidfdFlags::empty()) else { return Ok(None) };
+        match procfs::identity(pid).map_err(Error::Proc)? {
+            Some(identity) if identity.start_time == start_time && !identity.zombie => {
+                Ok(Some(Alive { pid, pidfd }))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// The status, as it is now.
+    ///
+    /// # Errors
+    ///
+    /// procfs or the freezer cannot be read.
+    pub fn status(&self) -> Result<Status> {
+        if self.state.process.is_none() {
+            let creating = Lock::try_take(&self.folder).is_ok_and(|lock| lock.is_none());
+            return Ok(if creating { Status::Creating } else { Status::Stopped });
+        }
+        if self.alive()?.is_none() {
+            return Ok(Status::Stopped);
+        }
+        if crate::start::is_waiting(&self.start_path()) {
+            return Ok(Status::Created);
+        }
+        match &self.state.cgroup {
+            Some(cgroup) if cgroup.is_frozen()? => Ok(Status::Paused),
+            _ => Ok(Status::Running),
+        }
+    }
+}
+
+impl Lock {
+    fn open(folder: &Path) -> io::Result<OwnedFd> {
+        Ok(openat(CWD, folder, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
+    }
+
+    fn take(folder: &Path) -> io::Result<Lock> {
+        let folder = Lock::open(folder)?;
+        rustix::io::retry_on_intr(|| flock(&folder, FlockOperation::LockExclusive))?;
+        Ok(Lock { folder })
+    }
+
+    fn try_take(folder: &Path) -> io::Result<Option<Lock>> {
+        let folder = Lock::open(folder)?;
+        match flock(&folder, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(Lock { folder })),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The path still leads to the locked folder, and not to a new one of the same name.
+    fn is_of(&self, path: &Path) -> bool {
+        match (fstat(&self.folder), fs::metadata(path)) {
+            (Ok(own), Ok(other)) => own.st_ino == other.ino() && own.st_dev == other.dev(),
+            _ => false,
+        }
+    }
+
+    /// The locked folder.
+    #[must_use]
+    pub fn folder(&self) -> BorrowedFd<'_> {
+        self.folder.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_a_plain_file_name() {
+        for good in ["a", "web-1", "a.b_c+d", "0"] {
+            check_id(good).unwrap();
+        }
+        for bad in ["", ".", "..", "a/b", "../x", "a b", "-x", "a\nb", "é", &"x".repeat(1024)] {
+            assert!(check_id(bad).is_err(), "{bad:?}");
+        }
+    }
+}

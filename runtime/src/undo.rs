@@ -1,0 +1,59 @@
+//! What a verb has done so far, and how to undo it when a later step fails.
+
+use std::fs;
+use std::path::PathBuf;
+
+use rustix::process::Signal;
+use vctx_context::cgroup::Cgroup;
+use vctx_context::spawn::{Child, reap};
+
+/// Undoes its steps, the last one first, unless it was told to keep them. It goes on over errors: what cannot be undone
+/// now is found by the next `delete` through the state, which is undone last.
+#[derive(Default)]
+pub(crate) struct Undo {
+    steps: Vec<Step>,
+}
+
+pub(crate) enum Step {
+    RemoveFile(PathBuf),
+    RemoveFolder(PathBuf),
+    RemoveCgroup(Cgroup),
+    Kill(Child),
+}
+
+impl Undo {
+    /// Remembers how to undo what was just done.
+    pub(crate) fn push(&mut self, step: Step) {
+        self.steps.push(step);
+    }
+
+    /// Everything succeeded.
+    pub(crate) fn keep(mut self) -> Option<Child> {
+        self.steps.drain(..).find_map(|step| if let Step::Kill(child) = step { Some(child) } else { None })
+    }
+
+    /// The child of the steps.
+    pub(crate) fn child(&self) -> Option<&Child> {
+        self.steps.iter().find_map(|step| if let Step::Kill(child) = step { Some(child) } else { None })
+    }
+}
+
+impl Drop for Undo {
+    fn drop(&mut self) {
+        for step in self.steps.drain(..).rev() {
+            match step {
+                Step::RemoveFile(path) => drop(fs::remove_file(path)),
+                Step::RemoveFolder(path) => drop(fs::remove_dir_all(path)),
+                Step::RemoveCgroup(cgroup) => {
+                    // Where the pid namespace is shared, the death of the first process ends no other.
+                    let _ = cgroup.kill_all();
+                    let _ = cgroup.remove();
+                }
+                Step::Kill(child) => {
+                    let _ = rustix::process::pidfd_send_signal(&child.pidfd, Signal::KILL);
+                    reap(&child);
+                }
+            }
+        }
+    }
+}
