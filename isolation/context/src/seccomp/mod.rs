@@ -56,7 +56,7 @@ pub enum Error {
         /// The first such call.
         syscall: String,
     },
-    /// The kernel cuts errno values at 4,095, and a tracer's message at 16 bits.
+    /// Error numbers end there for libseccomp and the kernel, and a tracer's message has 16 bits.
     #[error("seccomp: {place}: error number {value} is larger than {limit}")]
     ErrnoTooLarge {
         /// `default action` or the name of a call.

@@ -4,8 +4,8 @@ use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompAction, LinuxSyscall};
 
 use super::Error;
 
-/// The kernel's MAX_ERRNO.
-const MAX_ERRNO: u32 = 4095;
+/// The kernel takes 4,095, libseccomp (2.5) only what is smaller.
+const MAX_ERRNO: u32 = 4094;
 
 /// Refuses a profile that cannot do what it says, and names the call or field. What runc refuses is refused here; so
 /// is an error number for an action that takes none, as the OCI specification asks.
