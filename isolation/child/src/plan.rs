@@ -246,8 +246,8 @@ pub struct Capabilities {
 /// A compiled seccomp program.
 #[derive(Debug, Clone, Copy)]
 pub struct Filter<'a> {
-    /// `struct sock_filter`, one in each word.
-    pub program: &'a [u64],
+    /// classic BPF.
+    pub program: &'a [libc::sock_filter],
     /// SECCOMP_FILTER_FLAG_*.
     pub flags: u32,
     /// The filter's notification descriptor is sent to the parent.

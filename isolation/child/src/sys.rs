@@ -200,17 +200,17 @@ pub(crate) fn prctl(option: c_int, two: u64, three: u64) -> Result<(), Errno> {
 }
 
 /// seccomp(2) SECCOMP_SET_MODE_FILTER. Gives the listener when `flags` ask for one.
-pub fn seccomp(program: &[u64], flags: u32) -> Result<Option<OwnedFd>, Errno> {
+pub fn seccomp(program: &[libc::sock_filter], flags: u32) -> Result<Option<OwnedFd>, Errno> {
     const SECCOMP_SET_MODE_FILTER: c_int = 1;
     const NEW_LISTENER: u32 = 1 << 3;
     #[repr(C)]
     struct Program {
         length: u16,
-        filter: *const u64,
+        filter: *const libc::sock_filter,
     }
     let length = u16::try_from(program.len()).map_err(|_| Errno::INVAL)?;
     let program = Program { length, filter: program.as_ptr() };
-    // SAFETY: `length` instructions of eight bytes lie at `filter`; the kernel copies and verifies them.
+    // SAFETY: `length` instructions lie at `filter`; the kernel copies and verifies them.
     let result = check(unsafe {
         libc::syscall(libc::SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &raw const program)
     })?;

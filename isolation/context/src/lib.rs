@@ -4,10 +4,12 @@
 //! applies, or act on a context that runs. Nothing above this crate names a namespace flag.
 
 pub mod capability;
+pub mod cgroup;
 pub mod exe;
 pub mod idmap;
 pub mod namespace;
 pub mod procfs;
+pub mod seccomp;
 pub mod spawn;
 pub mod terminal;
 
