@@ -1,0 +1,478 @@
+//! `create` and `run`: the step list from a configuration to a process that waits, or runs.
+
+use std::fs;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bumpalo::Bump;
+use oci_spec::runtime::{LinuxIdMapping, LinuxResources, Spec};
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with,
+};
+use rustix::process::{getegid, geteuid};
+use vctx_context::cgroup::{Cgroup, Layout};
+use vctx_context::child::handshake::{Order, Report};
+use vctx_context::child::plan::{Filter, Plan};
+use vctx_context::idmap::{Mappings, Range};
+use vctx_context::namespace::{Joined, Kind};
+use vctx_context::spawn::{self, Birth, Child, Handshake};
+use vctx_context::{exe, procfs, seccomp, terminal};
+
+use crate::config::Config;
+use crate::failure::explain;
+use crate::hooks::{self, Point};
+use crate::plan::{Facts, RootFs};
+use crate::state::{Context, Lock, State, Store, check_id};
+use crate::undo::{Step, Undo};
+use crate::{Error, Result};
+
+/// What is to be created.
+#[derive(Debug)]
+pub struct Request {
+    /// Id of the new context.
+    pub id: String,
+    /// Its configuration.
+    pub config: Config,
+    /// Folder of the configuration, absolute; hooks see it.
+    pub bundle: PathBuf,
+    /// Root file system; absent takes `root.path` of the configuration, below the bundle.
+    pub root: Option<RootFs>,
+    /// Where the master of a terminal goes, when the configuration asks for one.
+    pub console: Option<OwnedFd>,
+    /// How the program is started.
+    pub start: Start,
+    /// File that gets the process id.
+    pub pid_file: Option<PathBuf>,
+    /// Descriptors from 3 on that the guest gets, their number.
+    pub preserve: u32,
+    /// See [`vctx_context::child::plan::Root::no_pivot`].
+    pub no_pivot: bool,
+    /// Keep the caller's session keyring.
+    pub no_keyring: bool,
+    /// Who makes control groups.
+    pub cgroups: Cgroups,
+    /// Folders that go with the context.
+    pub own: Vec<PathBuf>,
+}
+
+/// How the program of a new context is started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// By the verb `start`.
+    Wait,
+    /// At once.
+    Now,
+}
+
+/// Who makes control groups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cgroups {
+    /// We, in the file system. Without the right to, and when no limit is asked for, there are none.
+    Files,
+    /// Nobody.
+    None,
+}
+
+/// A context that was created.
+#[derive(Debug)]
+pub struct Created {
+    /// On disk.
+    pub context: Context,
+    /// Its first process, a child of this one.
+    pub child: Child,
+    /// The lock of the context, for what the caller still does with it.
+    pub lock: Lock,
+}
+
+/// Creates a context. What fails is undone.
+///
+/// # Errors
+///
+/// The configuration is refused, the id is taken, or a step fails.
+pub fn create(store: &Store, request: Request) -> Result<Created> {
+    let spec = &request.config.spec;
+    check_id(&request.id)?;
+    crate::validate::validate(spec)?;
+    let host = Host::look(&request)?;
+    protect(&host)?;
+    let filter = filter(store, spec)?;
+
+    let mut undo = Undo::default();
+    let (mut context, lock) = reserve(store, &request, &host, &mut undo)?;
+    let join = enter_cgroup(&mut context, spec, &mut undo)?;
+    let listener = if request.start == Start::Wait { Some(listen_for_start(&context)?) } else { None };
+
+    let arena = Bump::new();
+    let (handshake, theirs) = spawn::channel().map_err(Error::Spawn)?;
+    let cgroup = context.state.cgroup.as_ref();
+    let facts = facts(&request, &host, cgroup, &filter, &join, theirs.as_fd(), listener.as_ref())?;
+    let plan = crate::plan::new_context(&arena, spec, &facts)?;
+    let child = spawn::spawn(&plan, &host.birth(join.unified.as_ref()), &handshake)
+        .map_err(|error| explain(error, &plan))?;
+    drop(theirs);
+    let pid = child.pid;
+    undo.push(Step::Kill(child));
+
+    let result = accompany(&request, &host, &mut context, &handshake, &plan, pid, &undo);
+    result.map_err(|error| low_memory(error, &context))?;
+    write_pid_file(&request, pid, &mut undo)?;
+    handshake.order(Order::Proceed).map_err(|error| explain(error, &plan))?;
+    if request.start == Start::Now {
+        let listener = handshake.executed().map_err(|error| explain(error, &plan))?;
+        hand_over_listener(spec, listener, &context, pid)?;
+        hooks::run_all(spec, Point::Poststart, &context, pid, None);
+    }
+    let child = undo.keep().ok_or(Error::Spawn(spawn::Error::Died))?;
+    Ok(Created { context, child, lock })
+}
+
+/// What the parent does while the child sets itself up, up to the point where it can live alone.
+fn accompany(
+    request: &Request,
+    host: &Host,
+    context: &mut Context,
+    handshake: &Handshake,
+    plan: &Plan<'_>,
+    pid: i32,
+    undo: &Undo,
+) -> Result<()> {
+    let spec = &request.config.spec;
+    // While the child mounts, its limits are written: they hold before the first instruction of the guest.
+    let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+    let cgroup = context.state.cgroup.clone();
+    if let (Some(cgroup), Some(resources)) = (&cgroup, resources) {
+        cgroup.apply(&without_devices(resources))?;
+    }
+    set_oom_score(spec, pid)?;
+    if let Some(mappings) = &host.mappings {
+        mappings.write(pid, host.privileged)?;
+        handshake.order(Order::Mapped).map_err(|error| explain(error, plan))?;
+    }
+    if hooks::gate(spec) {
+        handshake.expect(&[Report::Gate]).map_err(|error| explain(error, plan))?;
+        let child = undo.child().ok_or(Error::Spawn(spawn::Error::Died))?;
+        hooks::run(spec, Point::Prestart, context, pid, None)?;
+        hooks::run(spec, Point::CreateRuntime, context, pid, None)?;
+        hooks::run(spec, Point::CreateContainer, context, pid, Some((child.pidfd.as_fd(), &context.state.namespaces)))?;
+        handshake.order(Order::Continue).map_err(|error| explain(error, plan))?;
+    }
+    handshake.expect(&[Report::Ready]).map_err(|error| explain(error, plan))?;
+    // The rules for devices come after the child has made its own.
+    if let (Some(cgroup), Some(resources)) = (&cgroup, resources)
+        && let Some(devices) = only_devices(resources)
+    {
+        cgroup.apply(&devices)?;
+    }
+    let identity = procfs::identity(pid).map_err(Error::Proc)?.ok_or(Error::Spawn(spawn::Error::Died))?;
+    context.state.process = Some((pid, identity.start_time));
+    context.write()
+}
+
+/// What has to be known of the machine and of ourselves before anything is done.
+struct Host {
+    proc: OwnedFd,
+    privileged: bool,
+    kinds: Vec<(Kind, Option<PathBuf>)>,
+    joined: Vec<Joined>,
+    /// Mappings that we write for a new user namespace.
+    mappings: Option<Mappings>,
+    cgroup: Option<Cgroup>,
+}
+
+impl Host {
+    fn look(request: &Request) -> Result<Host> {
+        let spec = &request.config.spec;
+        let kinds = crate::plan::namespaces(spec);
+        let mut joined = Vec::new();
+        for kind in Kind::ALL {
+            if let Some((_, Some(path))) = kinds.iter().find(|(one, _)| *one == kind) {
+                joined.push(Joined::open(kind, path)?);
+            }
+        }
+        let makes_user = kinds.iter().any(|(kind, path)| *kind == Kind::User && path.is_none());
+        let cgroup = match request.cgroups {
+            Cgroups::None => None,
+            Cgroups::Files => {
+                let path = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_ref());
+                let path = path.map(|path| path.to_string_lossy());
+                Some(Cgroup::plan(&Layout::detect()?, path.as_deref(), &request.id)?)
+            }
+        };
+        Ok(Host {
+            proc: procfs::open().map_err(Error::Proc)?,
+            privileged: geteuid().is_root(),
+            mappings: makes_user.then(|| mappings(spec)),
+            kinds,
+            joined,
+            cgroup,
+        })
+    }
+
+    /// A user namespace changes who may do what: everything is then joined before the clone, by a process of its own.
+    fn apart(&self) -> bool {
+        let user = self.kinds.iter().any(|(kind, _)| *kind == Kind::User);
+        user && !self.joined.is_empty()
+    }
+
+    fn birth<'a>(&'a self, cgroup: Option<&'a OwnedFd>) -> Birth<'a> {
+        let made = |kind: Kind| self.kinds.iter().any(|(one, path)| *one == kind && path.is_none());
+        let new = Kind::ALL
+            .into_iter()
+            // These two the child makes itself, when what they show has been set up.
+            .filter(|kind| made(*kind) && !matches!(kind, Kind::Cgroup | Kind::Time))
+            .fold(0, |flags, kind| flags | kind.flag());
+        Birth {
+            new,
+            join: self.joined.iter().filter(|one| self.apart() || one.kind == Kind::Pid).collect(),
+            enter: None,
+            apart: self.apart(),
+            cgroup: cgroup.map(AsFd::as_fd),
+        }
+    }
+
+    /// Namespaces that the child joins by itself.
+    fn child_joins(&self) -> Vec<(BorrowedFd<'_>, u32)> {
+        let mut joins = Vec::new();
+        if !self.apart() {
+            joins.extend(self.joined.iter().filter(|one| one.kind != Kind::Pid).map(|one| (one.as_fd(), one.kind.flag())));
+        }
+        joins
+    }
+}
+
+fn mappings(spec: &Spec) -> Mappings {
+    let ranges = |list: Option<&Vec<LinuxIdMapping>>| {
+        let range = |one: &LinuxIdMapping| Range { inside: one.container_id(), outside: one.host_id(), length: one.size() };
+        list.into_iter().flatten().map(range).collect()
+    };
+    let linux = spec.linux().as_ref();
+    Mappings {
+        users: ranges(linux.and_then(|linux| linux.uid_mappings().as_ref())),
+        groups: ranges(linux.and_then(|linux| linux.gid_mappings().as_ref())),
+    }
+}
+
+/// A guest whose root is a user of its own cannot write our executable: only one that shares the host's ids could.
+fn protect(host: &Host) -> Result<()> {
+    match &host.mappings {
+        Some(mappings) if host.privileged && !mappings.reaches_root() => Ok(()),
+        _ => Ok(exe::protect()?),
+    }
+}
+
+fn filter(store: &Store, spec: &Spec) -> Result<Option<seccomp::Filter>> {
+    match spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref()) {
+        Some(profile) => Ok(seccomp::compile(profile, Some(&store.seccomp_cache()))?),
+        None => Ok(None),
+    }
+}
+
+/// Takes the id and writes what is about to be made: a killed `create` can be cleaned up from this alone.
+fn reserve(store: &Store, request: &Request, host: &Host, undo: &mut Undo) -> Result<(Context, Lock)> {
+    let (folder, lock) = store.reserve(&request.id)?;
+    undo.push(Step::RemoveFolder(folder.clone()));
+    for own in &request.own {
+        undo.push(Step::RemoveFolder(own.clone()));
+    }
+    let spec = &request.config.spec;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let state = State {
+        format: 1,
+        id: request.id.clone(),
+        oci_version: spec.version().clone(),
+        bundle: request.bundle.clone(),
+        rootfs: rootfs(request),
+        created: now.as_secs(),
+        created_nanos: now.subsec_nanos(),
+        owner: geteuid().as_raw(),
+        process: None,
+        cgroup: host.cgroup.clone(),
+        namespaces: host.kinds.iter().map(|(kind, _)| *kind).collect(),
+        annotations: spec.annotations().iter().flatten().map(|(key, value)| (key.clone(), value.clone())).collect(),
+        has_poststop: hooks::has(spec, Point::Poststop),
+        own: request.own.clone(),
+    };
+    let context = Context { folder, state };
+    let path = context.config_path();
+    fs::write(&path, &request.config.bytes).map_err(Error::state("write", path))?;
+    context.write()?;
+    Ok((context, lock))
+}
+
+fn rootfs(request: &Request) -> PathBuf {
+    match &request.root {
+        Some(RootFs::Folder(path)) => path.clone(),
+        Some(RootFs::Mount { at, .. }) => at.clone(),
+        None => {
+            let path = request.config.spec.root().as_ref().map(|root| root.path().clone()).unwrap_or_default();
+            let path = request.bundle.join(path);
+            path.canonicalize().unwrap_or(path)
+        }
+    }
+}
+
+/// What lets the child into its control groups.
+#[derive(Default)]
+struct Groups {
+    tasks: Vec<OwnedFd>,
+    unified: Option<OwnedFd>,
+}
+
+fn enter_cgroup(context: &mut Context, spec: &Spec, undo: &mut Undo) -> Result<Groups> {
+    let Some(cgroup) = context.state.cgroup.clone() else { return Ok(Groups::default()) };
+    match cgroup.create() {
+        Ok(_) => undo.push(Step::RemoveCgroup(cgroup.clone())),
+        // An ordinary user without a delegated group can still have a context, only no limits.
+        Err(error) if error.is_not_permitted() && !asks_for_limits(spec) => {
+            context.state.cgroup = None;
+            return Ok(Groups::default());
+        }
+        Err(error) => return Err(error.into()),
+    }
+    let join = cgroup.join()?;
+    Ok(Groups { tasks: join.tasks, unified: join.unified })
+}
+
+/// Limits beside the rules for devices, which every engine writes and a user namespace makes moot.
+fn asks_for_limits(spec: &Spec) -> bool {
+    let Some(resources) = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref()) else { return false };
+    let empty = without_devices(resources);
+    empty != LinuxResources::default()
+}
+
+fn without_devices(resources: &LinuxResources) -> LinuxResources {
+    let mut rest = resources.clone();
+    rest.set_devices(None);
+    rest
+}
+
+fn only_devices(resources: &LinuxResources) -> Option<LinuxResources> {
+    let devices = resources.devices().as_ref().filter(|devices| !devices.is_empty())?;
+    let mut only = LinuxResources::default();
+    only.set_devices(Some(devices.clone()));
+    Some(only)
+}
+
+fn listen_for_start(context: &Context) -> Result<OwnedFd> {
+    let path = context.start_path();
+    let open = || -> std::result::Result<OwnedFd, rustix::io::Errno> {
+        let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        match SocketAddrUnix::new(&path) {
+            Ok(address) => bind(&socket, &address)?,
+            Err(_) => {
+                let (_folder, short) = terminal::short_path(&path)?;
+                bind(&socket, &SocketAddrUnix::new(&short)?)?;
+            }
+        }
+        listen(&socket, 64)?;
+        Ok(socket)
+    };
+    open().map_err(|error| Error::state("make the socket", &path)(error.into()))
+}
+
+fn facts<'a>(
+    request: &'a Request,
+    host: &'a Host,
+    cgroup: Option<&Cgroup>,
+    filter: &'a Option<seccomp::Filter>,
+    groups: &'a Groups,
+    handshake: BorrowedFd<'a>,
+    start: Option<&'a OwnedFd>,
+) -> Result<Facts<'a>> {
+    let spec = &request.config.spec;
+    let root = match &request.root {
+        Some(root) => root.clone(),
+        None => {
+            let path = request.bundle.join(spec.root().as_ref().map(|root| root.path().clone()).unwrap_or_default());
+            // Resolved once, before the guest exists; the name of a folder that an engine has just made is not the guest's.
+            let path = path.canonicalize().map_err(|source| Error::HostPath { what: "the root file system", path, source })?;
+            RootFs::Folder(path)
+        }
+    };
+    let terminal = spec.process().as_ref().and_then(oci_spec::runtime::Process::terminal).unwrap_or(false);
+    let console = match (&request.console, terminal) {
+        (Some(socket), true) => Some(socket.as_fd()),
+        (None, true) => {
+            return Err(Error::invalid("process.terminal", "is true, and nobody takes the terminal; give --console-socket"));
+        }
+        (Some(_), false) => {
+            return Err(Error::invalid("process.terminal", "is false, and a console socket was given; leave it away"));
+        }
+        (None, false) => None,
+    };
+    let sources = cgroup.map(Cgroup::bind_sources);
+    let user = host.kinds.iter().any(|(kind, _)| *kind == Kind::User);
+    Ok(Facts {
+        root,
+        join: host.child_joins(),
+        user_namespace: user,
+        no_setgroups: !host.privileged && host.mappings.as_ref().is_some_and(Mappings::is_single),
+        cgroups: sources.as_ref().map(|sources| sources.directories.clone()).unwrap_or_default(),
+        cgroup_links: sources
+            .map(|sources| sources.links.into_iter().map(|(name, target)| (target, name)).collect())
+            .unwrap_or_default(),
+        idmaps: Vec::new(),
+        gate: hooks::gate(spec),
+        keyring: (!request.no_keyring).then(|| format!("_ses.{}", request.id)),
+        start: start.map(AsFd::as_fd),
+        no_pivot: request.no_pivot,
+        handshake,
+        proc: host.proc.as_fd(),
+        tasks: groups.tasks.iter().map(AsFd::as_fd).collect(),
+        console,
+        filter: filter.as_ref().map(|filter| Filter {
+            program: &filter.program,
+            flags: filter.flags,
+            listener: filter.listener.is_some(),
+        }),
+        preserve: request.preserve,
+    })
+}
+
+fn set_oom_score(spec: &Spec, pid: i32) -> Result<()> {
+    let Some(score) = spec.process().as_ref().and_then(oci_spec::runtime::Process::oom_score_adj) else { return Ok(()) };
+    write_oom_score(pid, score)
+}
+
+/// Writes `oom_score_adj` of a child that has not taken its identity yet. Without the privilege to lower it, the value is
+/// left as it is where it was not raised: an engine in a user namespace passes on what it has itself.
+pub(crate) fn write_oom_score(pid: i32, score: i32) -> Result<()> {
+    let path = PathBuf::from(format!("/proc/{pid}/oom_score_adj"));
+    fs::write(&path, score.to_string()).map_err(Error::state("write process.oomScoreAdj to", path))
+}
+
+/// A process that was killed while it set itself up has most likely met its memory limit (runc#1980).
+fn low_memory(error: Error, context: &Context) -> Error {
+    match (&error, &context.state.cgroup) {
+        (Error::Spawn(spawn::Error::Died), Some(_)) => error,
+        _ => error,
+    }
+}
+
+fn write_pid_file(request: &Request, pid: i32, undo: &mut Undo) -> Result<()> {
+    let Some(path) = &request.pid_file else { return Ok(()) };
+    undo.push(Step::RemoveFile(path.clone()));
+    write_pid(path, pid)
+}
+
+/// Writes a pid file, whole or not at all: engines read it as soon as it is there.
+pub(crate) fn write_pid(path: &std::path::Path, pid: i32) -> Result<()> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let temporary = path.with_file_name(format!(".{name}.new"));
+    fs::write(&temporary, pid.to_string()).map_err(Error::state("write the pid file", &temporary))?;
+    fs::rename(&temporary, path).map_err(Error::state("write the pid file", path))
+}
+
+/// Gives a filter's notification descriptor to the agent that the profile names.
+pub(crate) fn hand_over_listener(spec: &Spec, listener: Option<OwnedFd>, context: &Context, pid: i32) -> Result<()> {
+    let Some(descriptor) = listener else { return Ok(()) };
+    let profile = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
+    hooks::send_seccomp_state(profile, descriptor.as_fd(), context, pid)
+}
+
+/// The caller's own ids, which a namespace without privilege maps.
+#[must_use]
+pub fn own_ids() -> (u32, u32) {
+    (geteuid().as_raw(), getegid().as_raw())
+}

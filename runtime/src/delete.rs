@@ -1,0 +1,105 @@
+//! `delete`: removes what a context holds, and what a killed verb has left.
+
+use std::fs;
+use std::io;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Signal, pidfd_send_signal};
+
+use crate::config::Config;
+use crate::hooks::{self, Point};
+use crate::state::{Alive, Context, Status, Store};
+use crate::{Error, Result};
+
+/// How long a process may take to die of SIGKILL. More means that the kernel holds it, for instance in a write to a disk
+/// that is gone.
+const DEATH: Duration = Duration::from_secs(10);
+
+/// Deletes a stopped context; with `force` a running one as well, and an absent one is no error.
+///
+/// # Errors
+///
+/// The context runs, or something of it cannot be removed.
+pub fn delete(store: &Store, id: &str, force: bool) -> Result<()> {
+    let context = match store.open(id) {
+        Err(Error::Absent { .. }) if force => return sweep(store, id),
+        Err(Error::Damaged { .. }) if force => return sweep(store, id),
+        result => result?,
+    };
+    let _lock = match context.lock() {
+        Err(Error::Absent { .. }) if force => return Ok(()),
+        result => result?,
+    };
+    match context.status()? {
+        Status::Stopped => {}
+        // A process that was never started has nothing to lose.
+        Status::Created => end(&context)?,
+        _ if force => end(&context)?,
+        status => {
+            let hint = Some("stop it first, or use --force");
+            return Err(Error::Status { verb: "delete", id: id.into(), status, hint });
+        }
+    }
+    finish(&context)
+}
+
+/// A folder without a state is what a `create` leaves that was killed in its first step.
+fn sweep(store: &Store, id: &str) -> Result<()> {
+    crate::state::check_id(id)?;
+    remove_folder(&store.root().join(id))
+}
+
+/// Removes a context that has ended, and runs its poststop hooks.
+///
+/// # Errors
+///
+/// A control group or a file cannot be removed.
+pub fn finish(context: &Context) -> Result<()> {
+    // The configuration goes with the folder: what is needed of it is read before.
+    let config = if context.state.has_poststop { Config::read(&context.config_path()).ok() } else { None };
+    clear(context)?;
+    remove_folder(&context.folder)?;
+    if let Some(config) = config {
+        hooks::run_all(&config.spec, Point::Poststop, context, 0, None);
+    }
+    Ok(())
+}
+
+/// Removes everything but the folder of the state.
+pub(crate) fn clear(context: &Context) -> Result<()> {
+    if let Some(cgroup) = &context.state.cgroup {
+        // Without a pid namespace of its own, the end of the first process leaves the others alive.
+        if !context.state.namespaces.contains(&vctx_context::namespace::Kind::Pid) || context.state.process.is_none() {
+            cgroup.kill_all()?;
+        }
+        cgroup.remove()?;
+    }
+    context.state.own.iter().try_for_each(|folder| remove_folder(folder))
+}
+
+fn remove_folder(folder: &std::path::Path) -> Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::state("remove", folder)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Ends all processes and waits for the first one.
+fn end(context: &Context) -> Result<()> {
+    let Some(alive) = context.alive()? else { return Ok(()) };
+    let _ = pidfd_send_signal(&alive.pidfd, Signal::KILL);
+    if let Some(cgroup) = &context.state.cgroup {
+        cgroup.kill_all()?;
+    }
+    wait(context, &alive)
+}
+
+fn wait(context: &Context, alive: &Alive) -> Result<()> {
+    let mut descriptors = [PollFd::new(&alive.pidfd, PollFlags::IN)];
+    let limit = Timespec { tv_sec: DEATH.as_secs() as i64, tv_nsec: 0 };
+    match rustix::io::retry_on_intr(|| poll(&mut descriptors, Some(&limit))) {
+        Ok(1..) => Ok(()),
+        _ => Err(Error::Unkillable { id: context.state.id.clone(), seconds: DEATH.as_secs() }),
+    }
+}

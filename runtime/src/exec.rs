@@ -1,0 +1,176 @@
+//! `exec`: one more process in a context that runs.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+
+use bumpalo::Bump;
+use oci_spec::runtime::{Process, Spec};
+use rustix::process::geteuid;
+use vctx_context::child::handshake::{Order, Report};
+use vctx_context::child::plan::{Filter, Join, Plan, Scene};
+use vctx_context::namespace::Kind;
+use vctx_context::spawn::{self, Birth, Child};
+use vctx_context::{exe, procfs, seccomp};
+
+use crate::config::Config;
+use crate::failure::explain;
+use crate::plan::{Facts, RootFs};
+use crate::state::{Context, Status, Store};
+use crate::undo::{Step, Undo};
+use crate::{Error, Result};
+
+/// What is to be executed.
+#[derive(Debug)]
+pub struct Request {
+    /// The process, whole.
+    pub process: Process,
+    /// Where the master of a terminal goes, when the process asks for one.
+    pub console: Option<OwnedFd>,
+    /// File that gets the process id.
+    pub pid_file: Option<PathBuf>,
+    /// Descriptors from 3 on that the process gets, their number.
+    pub preserve: u32,
+    /// A control group below the context's.
+    pub cgroup: Option<String>,
+    /// Also in a paused context.
+    pub ignore_paused: bool,
+}
+
+/// A context in which something can be executed, and its configuration.
+#[derive(Debug)]
+pub struct Target {
+    /// On disk.
+    pub context: Context,
+    /// What it was made from.
+    pub spec: Spec,
+}
+
+/// Opens a context for `exec`. A caller that was given no whole process takes the configuration's as its base.
+///
+/// # Errors
+///
+/// There is no such context.
+pub fn target(store: &Store, id: &str) -> Result<Target> {
+    let context = store.open(id)?;
+    let spec = Config::read(&context.config_path())?.spec;
+    Ok(Target { context, spec })
+}
+
+/// Executes a process. Returns when its program runs.
+///
+/// # Errors
+///
+/// The context is not running, or a step fails; what was made is undone.
+pub fn exec(store: &Store, target: &Target, request: Request) -> Result<Child> {
+    let (context, spec) = (&target.context, &target.spec);
+    crate::validate::process("process", &request.process)?;
+    let alive = running(context, request.ignore_paused)?;
+    let kinds = &context.state.namespaces;
+    let privileged = geteuid().is_root();
+    if !kinds.contains(&Kind::User) || !privileged {
+        exe::protect()?;
+    }
+    let profile = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
+    let filter = profile.map(|profile| seccomp::compile(profile, Some(&store.seccomp_cache()))).transpose()?.flatten();
+    let groups = groups(context, request.cgroup.as_deref())?;
+
+    let arena = Bump::new();
+    let (handshake, theirs) = spawn::channel().map_err(Error::Spawn)?;
+    let proc = procfs::open().map_err(Error::Proc)?;
+    let flags = kinds.iter().fold(0, |flags, kind| flags | kind.flag());
+    // The pid namespace is for children only, and has to be entered before the clone.
+    let before = if privileged { flags & Kind::Pid.flag() } else { flags & (Kind::Pid.flag() | Kind::User.flag()) };
+    let facts = Facts {
+        root: RootFs::Folder(PathBuf::new()),
+        join: Vec::new(),
+        user_namespace: kinds.contains(&Kind::User),
+        no_setgroups: false,
+        cgroups: Vec::new(),
+        cgroup_links: Vec::new(),
+        idmaps: Vec::new(),
+        gate: false,
+        keyring: None,
+        start: None,
+        no_pivot: false,
+        handshake: theirs.as_fd(),
+        proc: proc.as_fd(),
+        tasks: groups.tasks.iter().map(AsFd::as_fd).collect(),
+        console: console(&request)?,
+        filter: filter.as_ref().map(|filter| Filter {
+            program: &filter.program,
+            flags: filter.flags,
+            listener: filter.listener.is_some(),
+        }),
+        preserve: request.preserve,
+    };
+    let plan = Plan {
+        handshake: theirs.as_fd(),
+        proc: proc.as_fd(),
+        tasks: &facts.tasks,
+        scene: Scene::Join(Join {
+            target: alive.pidfd.as_fd(),
+            namespaces: flags & !before,
+            user_namespace: kinds.contains(&Kind::User),
+        }),
+        process: crate::plan::process(&arena, &request.process, spec, &facts, false)?,
+    };
+    let birth = Birth {
+        new: 0,
+        join: Vec::new(),
+        enter: (before != 0).then_some((alive.pidfd.as_fd(), before)),
+        apart: !privileged,
+        cgroup: groups.unified.as_ref().map(AsFd::as_fd),
+    };
+    let child = spawn::spawn(&plan, &birth, &handshake).map_err(|error| explain(error, &plan))?;
+    let pid = child.pid;
+    let mut undo = Undo::default();
+    undo.push(Step::Kill(child));
+    if let Some(score) = request.process.oom_score_adj() {
+        crate::create::write_oom_score(pid, score)?;
+    }
+    handshake.expect(&[Report::Ready]).map_err(|error| explain(error, &plan))?;
+    if let Some(path) = &request.pid_file {
+        undo.push(Step::RemoveFile(path.clone()));
+        crate::create::write_pid(path, pid)?;
+    }
+    handshake.order(Order::Proceed).map_err(|error| explain(error, &plan))?;
+    let listener = handshake.executed().map_err(|error| explain(error, &plan))?;
+    crate::create::hand_over_listener(spec, listener, context, pid)?;
+    undo.keep().ok_or(Error::Spawn(spawn::Error::Died))
+}
+
+fn running(context: &Context, ignore_paused: bool) -> Result<crate::state::Alive> {
+    let id = || context.state.id.clone();
+    let status = context.status()?;
+    match (status, context.alive()?) {
+        (Status::Paused, _) if !ignore_paused => {
+            Err(Error::Status { verb: "execute in", id: id(), status, hint: Some("resume it first") })
+        }
+        (Status::Running | Status::Paused | Status::Created, Some(alive)) => Ok(alive),
+        _ => Err(Error::Status { verb: "execute in", id: id(), status, hint: Some("container not running") }),
+    }
+}
+
+fn console(request: &Request) -> Result<Option<std::os::fd::BorrowedFd<'_>>> {
+    match (&request.console, request.process.terminal().unwrap_or(false)) {
+        (Some(socket), true) => Ok(Some(socket.as_fd())),
+        (None, true) => Err(Error::invalid("process.terminal", "is true, and nobody takes the terminal; give --console-socket")),
+        (Some(_), false) => Err(Error::invalid("process.terminal", "is false, and a console socket was given; leave it away")),
+        (None, false) => Ok(None),
+    }
+}
+
+#[derive(Default)]
+struct Groups {
+    tasks: Vec<OwnedFd>,
+    unified: Option<OwnedFd>,
+}
+
+fn groups(context: &Context, below: Option<&str>) -> Result<Groups> {
+    let Some(cgroup) = &context.state.cgroup else { return Ok(Groups::default()) };
+    let join = match below {
+        Some(path) => cgroup.child(path)?.join()?,
+        None => cgroup.join()?,
+    };
+    Ok(Groups { tasks: join.tasks, unified: join.unified })
+}

@@ -1,0 +1,224 @@
+//! Hooks (runtime-spec, "POSIX-platform Hooks"): programs of the caller at six points of a context's life.
+//!
+//! A hook gets the environment of its configuration and nothing else (CVE-2025-23266), the bundle as its working folder,
+//! and the state on standard input.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use oci_spec::runtime::{Hook, LinuxSeccomp, Spec};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use serde_json::json;
+use vctx_context::namespace::Kind;
+
+use crate::state::Context;
+use crate::{Error, Result};
+
+/// When a hook runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "named as in the specification")]
+pub enum Point {
+    Prestart,
+    CreateRuntime,
+    CreateContainer,
+    StartContainer,
+    Poststart,
+    Poststop,
+}
+
+impl Point {
+    fn name(self) -> &'static str {
+        match self {
+            Point::Prestart => "prestart",
+            Point::CreateRuntime => "createRuntime",
+            Point::CreateContainer => "createContainer",
+            Point::StartContainer => "startContainer",
+            Point::Poststart => "poststart",
+            Point::Poststop => "poststop",
+        }
+    }
+
+    fn status(self) -> &'static str {
+        match self {
+            Point::Prestart | Point::CreateRuntime | Point::CreateContainer => "creating",
+            Point::StartContainer => "created",
+            Point::Poststart => "running",
+            Point::Poststop => "stopped",
+        }
+    }
+
+    fn of(self, spec: &Spec) -> &[Hook] {
+        let Some(hooks) = spec.hooks() else { return &[] };
+        #[allow(deprecated, reason = "prestart hooks are deprecated, and still used")]
+        let list = match self {
+            Point::Prestart => hooks.prestart(),
+            Point::CreateRuntime => hooks.create_runtime(),
+            Point::CreateContainer => hooks.create_container(),
+            Point::StartContainer => hooks.start_container(),
+            Point::Poststart => hooks.poststart(),
+            Point::Poststop => hooks.poststop(),
+        };
+        list.as_deref().unwrap_or_default()
+    }
+}
+
+/// There are hooks for this point.
+#[must_use]
+pub fn has(spec: &Spec, point: Point) -> bool {
+    !point.of(spec).is_empty()
+}
+
+/// There are hooks that run while the child waits.
+pub(crate) fn gate(spec: &Spec) -> bool {
+    [Point::Prestart, Point::CreateRuntime, Point::CreateContainer].into_iter().any(|point| has(spec, point))
+}
+
+/// Runs the hooks of a point in order, and stops at the first that fails. With `inside`, they run in these namespaces of
+/// the process, while its root is still the host's.
+pub(crate) fn run(
+    spec: &Spec,
+    point: Point,
+    context: &Context,
+    pid: i32,
+    inside: Option<(BorrowedFd<'_>, &[Kind])>,
+) -> Result<()> {
+    let hooks = point.of(spec);
+    if hooks.is_empty() {
+        return Ok(());
+    }
+    let state = state(context, point.status(), pid);
+    hooks.iter().try_for_each(|hook| one(hook, point, context, &state, inside))
+}
+
+/// Runs all hooks of a point, whatever becomes of each: the specification asks for that after the start and the stop.
+pub(crate) fn run_all(
+    spec: &Spec,
+    point: Point,
+    context: &Context,
+    pid: i32,
+    inside: Option<(BorrowedFd<'_>, &[Kind])>,
+) -> Vec<Error> {
+    let state = state(context, point.status(), pid);
+    let all = point.of(spec).iter();
+    all.filter_map(|hook| one(hook, point, context, &state, inside).err()).collect()
+}
+
+/// The state as hooks and seccomp agents see it (runtime-spec, "State").
+fn state(context: &Context, status: &str, pid: i32) -> serde_json::Value {
+    let state = &context.state;
+    let mut value = json!({
+        "ociVersion": state.oci_version,
+        "id": state.id,
+        "status": status,
+        "bundle": state.bundle,
+        "annotations": state.annotations,
+    });
+    if pid > 0 {
+        value["pid"] = pid.into();
+    }
+    value
+}
+
+fn one(
+    hook: &Hook,
+    point: Point,
+    context: &Context,
+    state: &serde_json::Value,
+    inside: Option<(BorrowedFd<'_>, &[Kind])>,
+) -> Result<()> {
+    let fail = |source| Error::RunHook { point: point.name(), path: hook.path().clone(), source };
+    let mut child = command(hook, context, state, inside).and_then(|mut command| command.spawn()).map_err(fail)?;
+    let timeout = hook.timeout().and_then(|seconds| u64::try_from(seconds).ok()).map(Duration::from_secs);
+    let mut words = child.stderr.take();
+    let in_time = wait(child.id(), timeout).map_err(fail)?;
+    if !in_time {
+        child.kill().map_err(fail)?;
+    }
+    let status = child.wait().map_err(fail)?;
+    let how = match (in_time, status.success()) {
+        (true, true) => return Ok(()),
+        (true, false) => {
+            let mut text = Vec::new();
+            if let Some(words) = words.take() {
+                let _ = words.take(4096).read_to_end(&mut text);
+            }
+            format!("failed with {status}: {}", String::from_utf8_lossy(&text).trim())
+        }
+        (false, _) => format!("did not end within {} s", hook.timeout().unwrap_or(0)),
+    };
+    Err(Error::Hook { point: point.name(), path: hook.path().clone(), how })
+}
+
+fn command(
+    hook: &Hook,
+    context: &Context,
+    state: &serde_json::Value,
+    inside: Option<(BorrowedFd<'_>, &[Kind])>,
+) -> io::Result<Command> {
+    let mut command = Command::new(hook.path());
+    if let Some((zeroth, rest)) = hook.args().as_deref().and_then(<[String]>::split_first) {
+        command.arg0(zeroth).args(rest);
+    }
+    command.env_clear();
+    command.envs(hook.env().iter().flatten().filter_map(|variable| variable.split_once('=')));
+    command.current_dir(&context.state.bundle);
+    command.stdin(input(&serde_json::to_vec(state)?)?).stdout(Stdio::null()).stderr(Stdio::piped());
+    if let Some((process, kinds)) = inside {
+        let flags = kinds.iter().filter(|kind| **kind != Kind::Pid).fold(0, |flags, kind| flags | kind.flag());
+        let process = process.as_raw_fd();
+        // SAFETY: between fork and execve the closure makes one system call, on a descriptor that the caller keeps open
+        // until the hook has ended; it allocates nothing.
+        unsafe {
+            command.pre_exec(move || {
+                let process = BorrowedFd::borrow_raw(process);
+                vctx_context::child::sys::setns(process, flags).map_err(io::Error::from)
+            });
+        }
+    }
+    Ok(command)
+}
+
+/// Standard input that holds the state whole: no hook can make us wait by not reading it.
+fn input(bytes: &[u8]) -> io::Result<Stdio> {
+    let mut file = File::from(memfd_create("state", MemfdFlags::CLOEXEC)?);
+    file.write_all(bytes)?;
+    file.rewind()?;
+    Ok(file.into())
+}
+
+/// Waits for the end of a process without reaping it. False when the time was not enough.
+fn wait(pid: u32, timeout: Option<Duration>) -> io::Result<bool> {
+    let Some(timeout) = timeout.filter(|timeout| !timeout.is_zero()) else { return Ok(true) };
+    let pid = Pid::from_raw(pid as i32).ok_or_else(io::Error::last_os_error)?;
+    let pidfd: OwnedFd = pidfd_open(pid, PidfdFlags::empty())?;
+    let limit = Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: timeout.subsec_nanos().into() };
+    let mut descriptors = [PollFd::new(&pidfd, PollFlags::IN)];
+    Ok(rustix::io::retry_on_intr(|| poll(&mut descriptors, Some(&limit)))? > 0)
+}
+
+/// Sends a seccomp listener with the container process state to the agent (runtime-spec, config-linux, "Seccomp").
+pub(crate) fn send_seccomp_state(
+    profile: Option<&LinuxSeccomp>,
+    listener: BorrowedFd<'_>,
+    context: &Context,
+    pid: i32,
+) -> Result<()> {
+    let Some(path) = profile.and_then(|profile| profile.listener_path().as_ref()) else { return Ok(()) };
+    let fail = |source| Error::HostPath { what: "the seccomp agent's socket", path: path.clone(), source };
+    let metadata = profile.and_then(|profile| profile.listener_metadata().as_deref()).unwrap_or("");
+    let message = json!({
+        "ociVersion": context.state.oci_version,
+        "fds": ["seccompFd"],
+        "pid": pid,
+        "metadata": metadata,
+        "state": state(context, "running", pid),
+    });
+    let socket = vctx_context::terminal::connect_console(path)?;
+    vctx_context::terminal::send(socket.as_fd(), message.to_string().as_bytes(), listener).map_err(fail)
+}

@@ -1,0 +1,85 @@
+//! `start`: tells the waiting process to execute its program.
+
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+use vctx_context::child::handshake::Order;
+use vctx_context::spawn::{self, Handshake};
+use vctx_context::terminal;
+
+use crate::config::Config;
+use crate::hooks::{self, Point};
+use crate::state::{Status, Store};
+use crate::{Error, Result};
+
+/// Starts a created context. Returns when the program was executed.
+///
+/// # Errors
+///
+/// The context is not waiting, or the program cannot be executed.
+pub fn start(store: &Store, id: &str) -> Result<()> {
+    let context = store.open(id)?;
+    let _lock = context.lock()?;
+    let status = context.status()?;
+    if status != Status::Created {
+        let hint = match status {
+            Status::Stopped => Some("delete it and create it anew"),
+            _ => Some("it was started before"),
+        };
+        return Err(Error::Status { verb: "start", id: id.into(), status, hint });
+    }
+    let Some(alive) = context.alive()? else {
+        return Err(Error::Status { verb: "start", id: id.into(), status: Status::Stopped, hint: None });
+    };
+    // The configuration is parsed only for the hooks that `create` has seen in it.
+    let config = if context.state.has_start_hooks { Some(Config::read(&context.config_path())?) } else { None };
+    if let Some(config) = &config {
+        hooks::run(&config.spec, Point::StartContainer, &context, alive.pid, None)?;
+    }
+    let path = context.start_path();
+    let connection = dial(&path).map_err(|error| Error::state("reach the waiting process at", &path)(error.into()))?;
+    let handshake = Handshake::over(connection);
+    handshake.order(Order::Proceed).map_err(Error::Spawn)?;
+    let started = handshake.executed();
+    // From now on nobody listens there; the file's absence says that the context was started.
+    let _ = fs::remove_file(&path);
+    let listener = started.map_err(|error| match error {
+        spawn::Error::Step(failure) => {
+            let source = io::Error::from_raw_os_error(failure.errno);
+            Error::Step { step: failure.step.text().into(), source }
+        }
+        other => Error::Spawn(other),
+    })?;
+    if listener.is_some() {
+        let config = Config::read(&context.config_path())?;
+        crate::create::hand_over_listener(&config.spec, listener, &context, alive.pid)?;
+    }
+    if let Some(config) = &config {
+        hooks::run_all(&config.spec, Point::Poststart, &context, alive.pid, None);
+    }
+    Ok(())
+}
+
+fn dial(path: &Path) -> std::result::Result<OwnedFd, Errno> {
+    let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    match SocketAddrUnix::new(path) {
+        Ok(address) => connect(&socket, &address)?,
+        Err(_) => {
+            let (_folder, short) = terminal::short_path(path)?;
+            connect(&socket, &SocketAddrUnix::new(&short)?)?;
+        }
+    }
+    Ok(socket)
+}
+
+/// Somebody waits for `start` there. A connection that says nothing does no harm: the process goes on waiting.
+pub(crate) fn is_waiting(path: &Path) -> bool {
+    match fs::symlink_metadata(path) {
+        Ok(_) => !matches!(dial(path), Err(Errno::CONNREFUSED | Errno::NOENT)),
+        Err(_) => false,
+    }
+}
