@@ -4,14 +4,26 @@
 use std::io;
 use std::path::Path;
 
+use rustix::buffer::spare_capacity;
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
 
 use super::Error;
 
-/// The whole text of a control file.
+/// The whole text of a control file. The kernel knows no size for these files beforehand; nearly all fit into the first
+/// read.
 pub(super) fn read(path: &Path) -> Result<String, Error> {
-    std::fs::read_to_string(path).map_err(|source| Error::Read { path: path.into(), source })
+    let mut text = Vec::with_capacity(4096);
+    let result = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).and_then(|file| {
+        while rustix::io::read(&file, spare_capacity(&mut text))? > 0 {
+            text.reserve(1024);
+        }
+        Ok(())
+    });
+    let text = result.map_err(io::Error::from).and_then(|()| {
+        String::from_utf8(text).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+    });
+    text.map_err(|source| Error::Read { path: path.into(), source })
 }
 
 /// The text of a control file, or `None` when the file or its group is not there.

@@ -9,6 +9,7 @@
 
 mod devices;
 mod error;
+mod figures;
 mod file;
 mod freeze;
 mod layout;
