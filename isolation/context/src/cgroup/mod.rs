@@ -1,0 +1,244 @@
+//! A context's control group, driven through cgroupfs on v1, hybrid and v2 machines.
+//!
+//! Its life in the order of a start: [`Layout::detect`], [`Cgroup::plan`] (stored in the context's state before the
+//! first directory exists), [`Cgroup::create`], [`Cgroup::apply`], [`Cgroup::join`] handed to the clone; later
+//! [`Cgroup::stats`], [`Cgroup::freeze`], [`Cgroup::kill_all`]; at the end [`Cgroup::remove`].
+//!
+//! Only `plan` decides where a group lives; all else works from the directories it chose. A second driver (systemd's)
+//! needs another way to plan and create and shares the rest.
+
+mod devices;
+mod error;
+mod figures;
+mod file;
+mod freeze;
+mod layout;
+mod limits;
+mod oom;
+mod procs;
+mod program;
+mod stats;
+mod tree;
+mod v1;
+mod v2;
+
+use std::os::fd::OwnedFd;
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::{Mode as FileMode, OFlags, open};
+use serde::{Deserialize, Serialize};
+
+pub use devices::default_devices;
+pub use error::Error;
+pub use layout::{Layout, Mode};
+pub use oom::{OomEvents, OomReading};
+pub use stats::{
+    Blkio, BlkioEntry, Cpu, CpuUsage, Cpuset, Hugetlb, Memory, MemoryEntry, Pids, Pressure, PressureLine,
+    Stats, Throttling,
+};
+pub use tree::Created;
+
+/// The parent of the groups whose path nobody chose.
+const OWN_PARENT: &str = "vctx";
+
+/// A context's group: one directory in each mounted hierarchy.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct Cgroup {
+    mode: Mode,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    v1: Vec<Hierarchy>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    v2: Option<Hierarchy>,
+    /// The parent directory is vctx's own and goes with its last child.
+    #[serde(default)]
+    own_parent: bool,
+}
+
+/// The group's directory in one hierarchy.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+struct Hierarchy {
+    /// `cpu`, `cpuacct`, `name=systemd`; empty for the version 2 tree.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    controllers: Vec<String>,
+    /// Where the hierarchy is mounted.
+    point: PathBuf,
+    dir: PathBuf,
+}
+
+/// Where a controller's files are, for this group.
+#[derive(Clone, Copy)]
+enum Home<'a> {
+    V1(&'a Path),
+    V2(&'a Path),
+}
+
+/// What a process needs to enter the group at its birth.
+#[derive(Debug)]
+pub struct Join {
+    /// The `tasks` file of each version 1 hierarchy, into which the child writes `0`. A task that moves itself through
+    /// `tasks` spares the kernel the global thread-group lock, and so the RCU grace period that a write of a pid to
+    /// `cgroup.procs` waits for; the child must still be single-threaded.
+    pub tasks: Vec<OwnedFd>,
+    /// The directory in the version 2 tree, for `CLONE_INTO_CGROUP`.
+    pub unified: Option<OwnedFd>,
+}
+
+/// What a mount of type `cgroup` shows on a machine with version 1 hierarchies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BindSources {
+    /// The name of each directory below `/sys/fs/cgroup` and the host path of the context's own group there.
+    pub directories: Vec<(String, PathBuf)>,
+    /// Links for controllers that share a hierarchy: name and target, such as `cpu` and `cpu,cpuacct`.
+    pub links: Vec<(String, String)>,
+}
+
+impl Cgroup {
+    /// Decides where the group will be, without touching the machine. An absolute `cgroups_path` begins at the root of
+    /// each hierarchy, a relative one at our own group; without one it is `/vctx/ID`.
+    pub fn plan(layout: &Layout, cgroups_path: Option<&str>, id: &str) -> Result<Cgroup, Error> {
+        let path = match cgroups_path.filter(|path| !path.is_empty()) {
+            Some(path) => PathBuf::from(path),
+            None => single(id)?,
+        };
+        check(&path)?;
+        let place = |mount: &layout::Mount| {
+            let start = if path.is_absolute() { "" } else { mount.own.trim_matches('/') };
+            // Collecting the components drops `.` and doubled slashes, which would upset later comparisons.
+            let inner =
+                Path::new(start).components().chain(path.components().filter(normal)).collect::<PathBuf>();
+            Hierarchy {
+                controllers: mount.controllers.clone(),
+                point: mount.point.clone(),
+                dir: mount.point.join(inner),
+            }
+        };
+        Ok(Cgroup {
+            mode: layout.mode,
+            v1: layout.v1.iter().map(place).collect(),
+            v2: layout.v2.as_ref().map(place),
+            own_parent: cgroups_path.is_none_or(str::is_empty),
+        })
+    }
+
+    /// The group at `path` below this one, such as the one that `exec --cgroup` names.
+    pub fn child(&self, path: &str) -> Result<Cgroup, Error> {
+        let relative = path.trim_start_matches('/');
+        check(Path::new(relative))?;
+        let mut child = self.clone();
+        child.own_parent = false;
+        for hierarchy in child.v1.iter_mut().chain(&mut child.v2) {
+            hierarchy.dir.push(relative);
+        }
+        Ok(child)
+    }
+
+    /// The kind of machine the group lives on.
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// The group's path below each hierarchy's root, with its controllers: what `state` and `info` show.
+    pub fn directories(&self) -> impl Iterator<Item = (&[String], &Path)> {
+        self.hierarchies().map(|hierarchy| (hierarchy.controllers.as_slice(), hierarchy.dir.as_path()))
+    }
+
+    /// True while any of the group's directories exists.
+    pub fn exists(&self) -> bool {
+        self.hierarchies().any(|hierarchy| hierarchy.dir.exists())
+    }
+
+    /// Opens what a new process needs to enter the group.
+    pub fn join(&self) -> Result<Join, Error> {
+        let fd = |path: PathBuf, flags| {
+            open(&path, flags | OFlags::CLOEXEC, FileMode::empty())
+                .map_err(|errno| Error::Open { path, source: errno.into() })
+        };
+        let mut join = Join { tasks: Vec::with_capacity(self.v1.len()), unified: None };
+        for hierarchy in &self.v1 {
+            join.tasks.push(fd(hierarchy.dir.join("tasks"), OFlags::WRONLY)?);
+        }
+        if let Some(dir) = self.v2_dir() {
+            join.unified = Some(fd(dir.into(), OFlags::RDONLY | OFlags::DIRECTORY)?);
+        }
+        Ok(join)
+    }
+
+    /// What a mount of type `cgroup` binds on a version 1 or hybrid machine; empty on version 2.
+    pub fn bind_sources(&self) -> BindSources {
+        let mut sources = BindSources { directories: Vec::new(), links: Vec::new() };
+        if self.mode == Mode::V2 {
+            return sources;
+        }
+        for hierarchy in self.hierarchies() {
+            let Some(name) = hierarchy.point.file_name().map(|name| name.to_string_lossy().into_owned())
+            else {
+                continue;
+            };
+            for controller in hierarchy.controllers.iter().filter(|_| hierarchy.controllers.len() > 1) {
+                if *controller != name {
+                    sources.links.push((controller.clone(), name.clone()));
+                }
+            }
+            sources.directories.push((name, hierarchy.dir.clone()));
+        }
+        sources
+    }
+
+    fn hierarchies(&self) -> impl DoubleEndedIterator<Item = &Hierarchy> {
+        self.v1.iter().chain(&self.v2)
+    }
+
+    /// The directory in the version 1 hierarchy of `controller`.
+    fn v1_dir(&self, controller: &str) -> Option<&Path> {
+        let hierarchy =
+            self.v1.iter().find(|hierarchy| hierarchy.controllers.iter().any(|name| name == controller));
+        hierarchy.map(|hierarchy| hierarchy.dir.as_path())
+    }
+
+    fn v2_dir(&self) -> Option<&Path> {
+        self.v2.as_ref().map(|hierarchy| hierarchy.dir.as_path())
+    }
+
+    /// The directory that is asked which processes belong to the group. On a hybrid machine that is a version 1
+    /// hierarchy, where the limits are; the freezer if there is one, so that listing and freezing agree.
+    fn census(&self) -> &Path {
+        let v1 = self.v1_dir("freezer").or_else(|| self.v1.first().map(|hierarchy| hierarchy.dir.as_path()));
+        v1.or(self.v2_dir()).unwrap_or(Path::new(""))
+    }
+
+    fn missing(&self, field: impl Into<String>, what: impl Into<String>) -> Error {
+        Error::Missing { field: field.into(), what: what.into(), mode: self.mode }
+    }
+}
+
+fn normal(component: &Component) -> bool {
+    matches!(component, Component::Normal(_))
+}
+
+/// `/vctx/ID`.
+fn single(id: &str) -> Result<PathBuf, Error> {
+    let mut components = Path::new(id).components();
+    if components.next() != Some(Component::Normal(id.as_ref())) || components.next().is_some() {
+        return Err(Error::Path { path: id.into(), why: "must be a single name" });
+    }
+    Ok(Path::new("/").join(OWN_PARENT).join(id))
+}
+
+fn check(path: &Path) -> Result<(), Error> {
+    let refuse = |why| Err(Error::Path { path: path.display().to_string(), why });
+    if path.components().any(|component| component == Component::ParentDir) {
+        return refuse("must not contain `..`");
+    }
+    if !path.components().any(|component| normal(&component)) {
+        return refuse("names the root group, which no context may have");
+    }
+    // A newline would end the line of /proc/PID/cgroup, and a NUL the path; the kernel refuses the first itself.
+    if path.to_string_lossy().contains(|c: char| c.is_control()) {
+        return refuse("contains a control character");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed test may panic")]
+mod tests;

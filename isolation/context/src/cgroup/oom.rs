@@ -1,0 +1,104 @@
+//! Notice of out-of-memory kills: a descriptor to poll and a reading of what happened since.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::fs::{Mode as FileMode, OFlags, inotify, open};
+use rustix::io::Errno;
+
+use super::{Cgroup, Error, Home, file};
+
+/// A watch on the group's out-of-memory kills; poll it for reading, then call [`OomEvents::read`].
+#[derive(Debug)]
+pub struct OomEvents {
+    notice: OwnedFd,
+    /// Holds the `kills` counter: `memory.oom_control` (version 1) or `memory.events`.
+    path: PathBuf,
+    kills: u64,
+    populated: Option<PathBuf>,
+}
+
+/// What happened since the last reading.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OomReading {
+    /// Processes killed since the last reading.
+    pub kills: u64,
+    /// The group is empty or gone: there will be no more.
+    pub over: bool,
+}
+
+impl Cgroup {
+    /// Watches for out-of-memory kills in the group.
+    pub fn oom_events(&self) -> Result<OomEvents, Error> {
+        let (path, populated, notice) = match self.home("memory") {
+            Some(Home::V1(dir)) => (dir.join("memory.oom_control"), None, watch_v1(dir)?),
+            Some(Home::V2(dir)) => {
+                let (events, group) = (dir.join("memory.events"), dir.join("cgroup.events"));
+                let notice = watch_v2(&[&events, &group])?;
+                (events, Some(group), notice)
+            }
+            None => return Err(self.missing("notice of out-of-memory kills", "the memory controller")),
+        };
+        let kills = count(&path)?.unwrap_or(0);
+        Ok(OomEvents { notice, path, kills, populated })
+    }
+}
+
+impl OomEvents {
+    /// Takes what the descriptor announced. Does not block.
+    pub fn read(&mut self) -> Result<OomReading, Error> {
+        let mut buffer = [0; 4096];
+        loop {
+            match rustix::io::read(&self.notice, &mut buffer[..]) {
+                // An eventfd gives its count once; inotify may have more than one buffer of records.
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => break,
+                Err(errno) => return Err(Error::Watch { path: self.path.clone(), source: errno.into() }),
+            }
+        }
+        let Some(total) = count(&self.path)? else { return Ok(OomReading { kills: 0, over: true }) };
+        let kills = total.saturating_sub(self.kills);
+        self.kills = total;
+        let over = match &self.populated {
+            Some(path) => {
+                file::read_if_present(path)?.is_none_or(|text| file::keyed(&text, "populated") == Some(0))
+            }
+            None => false,
+        };
+        Ok(OomReading { kills, over })
+    }
+}
+
+impl AsFd for OomEvents {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.notice.as_fd()
+    }
+}
+
+fn count(path: &Path) -> Result<Option<u64>, Error> {
+    Ok(file::read_if_present(path)?.map(|text| file::keyed(&text, "oom_kill").unwrap_or(0)))
+}
+
+/// Registers an eventfd with the kernel (cgroup-v1/memory.rst, section 9). The kernel also signals it when the group is
+/// removed.
+fn watch_v1(dir: &Path) -> Result<OwnedFd, Error> {
+    let path = dir.join("memory.oom_control");
+    let failed = |errno: Errno| Error::Watch { path: path.clone(), source: errno.into() };
+    let notice = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(failed)?;
+    let control = open(&path, OFlags::RDONLY | OFlags::CLOEXEC, FileMode::empty()).map_err(failed)?;
+    let request = format!("{} {}", notice.as_raw_fd(), control.as_raw_fd());
+    file::write(&dir.join("cgroup.event_control"), &request, "cgroup.event_control")?;
+    Ok(notice)
+}
+
+fn watch_v2(paths: &[&Path]) -> Result<OwnedFd, Error> {
+    let failed = |path: &Path, errno: Errno| Error::Watch { path: path.into(), source: errno.into() };
+    let flags = inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK;
+    let notice = inotify::init(flags).map_err(|errno| failed(paths[0], errno))?;
+    for path in paths {
+        let events = inotify::WatchFlags::MODIFY | inotify::WatchFlags::DELETE_SELF;
+        inotify::add_watch(&notice, *path, events).map_err(|errno| failed(path, errno))?;
+    }
+    Ok(notice)
+}

@@ -1,0 +1,283 @@
+//! The device rules of version 2: a small BPF program that the kernel runs whenever a process of the group opens or
+//! makes a device node. It is generated here, loaded with bpf(2) and attached to the group's directory, whose removal
+//! frees it.
+
+use std::ffi::c_void;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::path::Path;
+
+use rustix::fs::{Mode as FileMode, OFlags, open};
+
+use super::Error;
+use super::devices::{ALL, Kind, Policy};
+
+/// The programs' name in the kernel, by which an update knows the one to replace.
+const NAME: [u8; 16] = *b"vctx_devices\0\0\0\0";
+/// The program calls no helper, so it need not be under the GPL.
+const LICENSE: &[u8] = b"Apache-2.0\0";
+
+// linux/bpf.h
+const PROG_LOAD: i32 = 5;
+const PROG_ATTACH: i32 = 8;
+const PROG_DETACH: i32 = 9;
+const PROG_GET_FD_BY_ID: i32 = 13;
+const OBJ_GET_INFO_BY_FD: i32 = 15;
+const PROG_QUERY: i32 = 16;
+const TYPE_CGROUP_DEVICE: u32 = 15;
+const ATTACH_CGROUP_DEVICE: u32 = 6;
+const ALLOW_MULTI: u32 = 2;
+/// `BPF_CGROUP_MAX_PROGS`.
+const MOST_PROGRAMS: usize = 64;
+
+/// Puts `policy` in place of the device program that vctx attached to the group at `dir` before, if any. For a moment
+/// both are attached and an access must pass both, so an update never opens a gap.
+pub(super) fn replace(dir: &Path, policy: &Policy) -> Result<(), Error> {
+    let failed = |step| move |source| Error::Bpf { step, path: dir.into(), source };
+    let group = open(dir, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, FileMode::empty())
+        .map_err(|errno| Error::Open { path: dir.into(), source: errno.into() })?;
+    let old = attached(group.as_fd()).map_err(failed("query"))?;
+    // Without a program everything is allowed that the groups above allow.
+    if !policy.allow || !policy.rules.is_empty() {
+        let program = load(&compile(policy)).map_err(failed("load"))?;
+        change(PROG_ATTACH, group.as_fd(), program.as_fd()).map_err(failed("attach"))?;
+    }
+    for program in old {
+        change(PROG_DETACH, group.as_fd(), program.as_fd()).map_err(failed("detach"))?;
+    }
+    Ok(())
+}
+
+/// `struct bpf_insn`; `registers` holds the destination in its low half, the source in its high half.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Instruction {
+    code: u8,
+    registers: u8,
+    offset: i16,
+    constant: i32,
+}
+
+// Registers: the verdict and the first argument are the kernel's choice.
+const VERDICT: u8 = 0;
+const CONTEXT: u8 = 1;
+const ACCESS: u8 = 2;
+const KIND: u8 = 3;
+const MAJOR: u8 = 4;
+const MINOR: u8 = 5;
+const SCRATCH: u8 = 6;
+
+// Opcodes (Documentation/bpf/standardization/instruction-set.rst), as class | source | operation.
+const LOAD_WORD: u8 = 0x61;
+const MOVE_CONSTANT: u8 = 0xb7;
+const MOVE: u8 = 0xbf;
+const AND: u8 = 0x57;
+const SHIFT_RIGHT: u8 = 0x77;
+const JUMP_IF_EQUAL: u8 = 0x15;
+const JUMP_UNLESS_EQUAL: u8 = 0x55;
+const EXIT: u8 = 0x95;
+
+fn instruction(code: u8, registers: u8, offset: i16, constant: i32) -> Instruction {
+    Instruction { code, registers, offset, constant }
+}
+
+fn copy(to: u8, from: u8) -> Instruction {
+    instruction(MOVE, to | from << 4, 0, 0)
+}
+
+fn constant(code: u8, register: u8, constant: i32) -> Instruction {
+    instruction(code, register, 0, constant)
+}
+
+/// The last rule that speaks of a node and of one kind of access decides about that access, and all accesses of a
+/// request must be allowed. So the rules are tried from the last to the first: one that allows takes its accesses off
+/// the request, which is granted when none is left; one that denies any of those left ends it.
+pub(super) fn compile(policy: &Policy) -> Vec<Instruction> {
+    // struct bpf_cgroup_dev_ctx { u32 access_type; u32 major; u32 minor; }, with the access in the upper half of the
+    // first word and the type in the lower.
+    let load = |register: u8, offset| instruction(LOAD_WORD, register | CONTEXT << 4, offset, 0);
+    let mut program = vec![
+        load(ACCESS, 0),
+        copy(KIND, ACCESS),
+        constant(AND, KIND, 0xffff),
+        constant(SHIFT_RIGHT, ACCESS, 16),
+        load(MAJOR, 4),
+        load(MINOR, 8),
+    ];
+    for rule in policy.rules.iter().rev() {
+        let kind = if rule.nodes.kind == Kind::Block { 1 } else { 2 };
+        let wanted = [(KIND, Some(kind)), (MAJOR, rule.nodes.major), (MINOR, rule.nodes.minor)];
+        let mut block = Vec::new();
+        for (register, number) in wanted {
+            block.extend(number.map(|number| constant(JUMP_UNLESS_EQUAL, register, number as i32)));
+        }
+        let access = i32::from(rule.access);
+        match (rule.access == ALL, rule.allow) {
+            (true, _) => {}
+            (false, true) => {
+                block.push(constant(AND, ACCESS, !access));
+                block.push(constant(JUMP_UNLESS_EQUAL, ACCESS, 0));
+            }
+            (false, false) => {
+                block.push(copy(SCRATCH, ACCESS));
+                block.push(constant(AND, SCRATCH, access));
+                block.push(constant(JUMP_IF_EQUAL, SCRATCH, 0));
+            }
+        }
+        block.extend(verdict(rule.allow));
+        // Every jump of a rule goes to the next rule.
+        let length = block.len();
+        for (at, step) in block.iter_mut().enumerate() {
+            if matches!(step.code, JUMP_IF_EQUAL | JUMP_UNLESS_EQUAL) {
+                step.offset = (length - at - 1) as i16;
+            }
+        }
+        program.extend(block);
+    }
+    program.extend(verdict(policy.allow));
+    program
+}
+
+fn verdict(allow: bool) -> [Instruction; 2] {
+    [constant(MOVE_CONSTANT, VERDICT, allow.into()), instruction(EXIT, 0, 0, 0)]
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct LoadAttr {
+    kind: u32,
+    count: u32,
+    instructions: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log: u64,
+    kernel_version: u32,
+    flags: u32,
+    name: [u8; 16],
+    interface: u32,
+    attach_type: u32,
+}
+
+#[repr(C)]
+struct AttachAttr {
+    target: RawFd,
+    program: RawFd,
+    attach_type: u32,
+    flags: u32,
+}
+
+#[repr(C)]
+struct QueryAttr {
+    target: RawFd,
+    attach_type: u32,
+    flags: u32,
+    attach_flags: u32,
+    ids: u64,
+    count: u32,
+    pad: u32,
+}
+
+#[repr(C)]
+struct IdAttr {
+    id: u32,
+    next: u32,
+    flags: u32,
+}
+
+#[repr(C)]
+struct InfoAttr {
+    fd: RawFd,
+    length: u32,
+    info: u64,
+}
+
+/// The beginning of `struct bpf_prog_info`.
+#[repr(C)]
+#[derive(Default)]
+struct Info {
+    head: [u64; 8],
+    name: [u8; 16],
+}
+
+pub(super) fn load(program: &[Instruction]) -> io::Result<OwnedFd> {
+    let mut attr = LoadAttr {
+        kind: TYPE_CGROUP_DEVICE,
+        count: program.len() as u32,
+        instructions: program.as_ptr() as u64,
+        license: LICENSE.as_ptr() as u64,
+        name: NAME,
+        attach_type: ATTACH_CGROUP_DEVICE,
+        ..LoadAttr::default()
+    };
+    // SAFETY: `attr` is laid out as BPF_PROG_LOAD reads it, and both pointers in it outlive the call: the instructions
+    // are borrowed by this function with their count beside them, the licence is a NUL-terminated constant.
+    let fd = unsafe { bpf(PROG_LOAD, &mut attr) }?;
+    // SAFETY: a successful BPF_PROG_LOAD returns a new descriptor that nobody else knows.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn change(command: i32, group: BorrowedFd, program: BorrowedFd) -> io::Result<()> {
+    let flags = if command == PROG_ATTACH { ALLOW_MULTI } else { 0 };
+    let (target, program) = (group.as_raw_fd(), program.as_raw_fd());
+    let mut attr = AttachAttr { target, program, attach_type: ATTACH_CGROUP_DEVICE, flags };
+    // SAFETY: `attr` is laid out as BPF_PROG_ATTACH and BPF_PROG_DETACH read it and holds no pointer.
+    unsafe { bpf(command, &mut attr) }.map(drop)
+}
+
+/// The device programs on this very group that vctx attached.
+fn attached(group: BorrowedFd) -> io::Result<Vec<OwnedFd>> {
+    let mut ids = [0_u32; MOST_PROGRAMS];
+    let mut attr = QueryAttr {
+        target: group.as_raw_fd(),
+        attach_type: ATTACH_CGROUP_DEVICE,
+        flags: 0,
+        attach_flags: 0,
+        ids: ids.as_mut_ptr() as u64,
+        count: ids.len() as u32,
+        pad: 0,
+    };
+    // SAFETY: `attr` is laid out as BPF_PROG_QUERY reads it; the kernel writes at most `count` ids to `ids`, which has
+    // that many elements and is borrowed for nothing else.
+    unsafe { bpf(PROG_QUERY, &mut attr) }?;
+    let mut ours = Vec::new();
+    for id in &ids[..attr.count as usize] {
+        let mut attr = IdAttr { id: *id, next: 0, flags: 0 };
+        // SAFETY: `attr` is laid out as BPF_PROG_GET_FD_BY_ID reads it and holds no pointer.
+        let fd = match unsafe { bpf(PROG_GET_FD_BY_ID, &mut attr) } {
+            // SAFETY: the call returned a new descriptor that nobody else knows.
+            Ok(fd) => unsafe { OwnedFd::from_raw_fd(fd) },
+            // Detached by someone else since the query.
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => continue,
+            Err(error) => return Err(error),
+        };
+        if name(fd.as_fd())? == NAME {
+            ours.push(fd);
+        }
+    }
+    Ok(ours)
+}
+
+fn name(program: BorrowedFd) -> io::Result<[u8; 16]> {
+    let mut info = Info::default();
+    let pointer = (&raw mut info) as u64;
+    let mut attr = InfoAttr { fd: program.as_raw_fd(), length: size_of::<Info>() as u32, info: pointer };
+    // SAFETY: `attr` is laid out as BPF_OBJ_GET_INFO_BY_FD reads it; the kernel reads and writes no more than `length`
+    // bytes at `info`, which is the size of the live variable there. The zeroes it starts with ask for no arrays.
+    unsafe { bpf(OBJ_GET_INFO_BY_FD, &mut attr) }?;
+    Ok(info.name)
+}
+
+/// bpf(2).
+///
+/// # Safety
+///
+/// `attr` must have the layout that the kernel expects for `command`, and each pointer in it must be valid for what the
+/// command does with it.
+unsafe fn bpf<T>(command: i32, attr: &mut T) -> io::Result<RawFd> {
+    let pointer = (attr as *mut T).cast::<c_void>();
+    // SAFETY: the kernel accesses `size_of::<T>()` bytes of `attr`, which is borrowed exclusively; the caller vouches
+    // for the pointers inside.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, pointer, size_of::<T>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as RawFd) }
+}

@@ -1,0 +1,219 @@
+//! Making and removing the group's directories in every hierarchy.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::Duration;
+
+use rustix::fs::Mode as FileMode;
+use rustix::io::Errno;
+
+use super::{Cgroup, Error, Hierarchy, Mode, file};
+
+/// How often a lost race with another context's removal of a shared parent is tried again.
+const RACES: usize = 16;
+/// The longest wait between two attempts to remove a group; with the doubling from half a millisecond, eleven attempts
+/// take about half a second.
+const LONGEST_PAUSE: Duration = Duration::from_millis(128);
+
+/// What [`Cgroup::create`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Created {
+    /// The group was there already in at least one hierarchy, so it may hold processes and limits of others.
+    pub existed: bool,
+}
+
+impl Cgroup {
+    /// Makes the group in every hierarchy. What was made is removed again when a later step fails.
+    pub fn create(&self) -> Result<Created, Error> {
+        let mut made = Vec::new();
+        let result = self.create_recording(&mut made);
+        if result.is_err() {
+            for dir in made.iter().rev() {
+                // The first error is the one to report; a directory that someone else entered meanwhile is theirs.
+                let _ = rustix::fs::rmdir(dir);
+            }
+        }
+        result
+    }
+
+    fn create_recording(&self, made: &mut Vec<PathBuf>) -> Result<Created, Error> {
+        let mut existed = false;
+        for hierarchy in self.hierarchies() {
+            existed |= make(&hierarchy.point, &hierarchy.dir, made)? == Leaf::Existed;
+            if hierarchy.controllers.iter().any(|name| name == "cpuset") {
+                for file in ["cpuset.cpus", "cpuset.mems"] {
+                    inherit(&hierarchy.point, &hierarchy.dir, file)?;
+                }
+            }
+        }
+        if let (Mode::V2, Some(unified)) = (self.mode, &self.v2) {
+            enable_all(unified)?;
+        }
+        Ok(Created { existed })
+    }
+
+    /// Removes the group with its children, and vctx's own parent group when that is empty. Processes that are still
+    /// on their way out are waited for, for about half a second; none is ever moved elsewhere. A group that is not
+    /// there is fine.
+    pub fn remove(&self) -> Result<(), Error> {
+        let mut pause = Duration::from_micros(500);
+        loop {
+            let mut left: Vec<(PathBuf, io::Error)> = Vec::new();
+            for hierarchy in self.hierarchies() {
+                if let Err(errno) = remove_tree(&hierarchy.dir) {
+                    left.push((hierarchy.dir.clone(), errno.into()));
+                }
+            }
+            if left.is_empty() {
+                self.remove_own_parent();
+                return Ok(());
+            }
+            let busy = left.iter().all(|(_, error)| Errno::from_io_error(error) == Some(Errno::BUSY));
+            if !busy || pause > LONGEST_PAUSE {
+                let (path, source) = left.swap_remove(0);
+                return Err(Error::Remove { path, others: left, source });
+            }
+            // cgroup v1 has no event for "the last process is gone", hence the short pause.
+            sleep(pause);
+            pause *= 2;
+        }
+    }
+
+    fn remove_own_parent(&self) {
+        for parent in
+            self.hierarchies().filter(|_| self.own_parent).filter_map(|hierarchy| hierarchy.dir.parent())
+        {
+            // It is busy while other contexts are in it: the last one takes it along.
+            let _ = rustix::fs::rmdir(parent);
+        }
+    }
+
+    /// Turns a version 2 controller on for this group alone; used where a limit needs it on a hybrid machine.
+    /// Returns whether it is on.
+    pub(super) fn enable(&self, controller: &str) -> Result<bool, Error> {
+        let Some(unified) = &self.v2 else { return Ok(false) };
+        if has_word(&unified.dir.join("cgroup.controllers"), controller)? {
+            return Ok(true);
+        }
+        for ancestor in ancestors(unified) {
+            if !has_word(&ancestor.join("cgroup.controllers"), controller)? {
+                return Ok(false);
+            }
+            let path = ancestor.join("cgroup.subtree_control");
+            if file::write(&path, &format!("+{controller}"), "cgroup.subtree_control").is_err() {
+                return Ok(false);
+            }
+        }
+        has_word(&unified.dir.join("cgroup.controllers"), controller)
+    }
+}
+
+#[derive(PartialEq, Eq)]
+enum Leaf {
+    Made,
+    Existed,
+}
+
+/// Makes `dir` and its missing ancestors down from `point`, which exists.
+fn make(point: &Path, dir: &Path, made: &mut Vec<PathBuf>) -> Result<Leaf, Error> {
+    for _ in 0..RACES {
+        match rustix::fs::mkdir(dir, FileMode::from_raw_mode(0o755)) {
+            Ok(()) => {
+                made.push(dir.into());
+                return Ok(Leaf::Made);
+            }
+            Err(Errno::EXIST) => return Ok(Leaf::Existed),
+            // Also when another context removes the shared parent between the two calls.
+            Err(Errno::NOENT) => match dir.parent() {
+                Some(parent) if dir != point => make(point, parent, made)?,
+                _ => break,
+            },
+            Err(errno) => return Err(Error::Make { path: dir.into(), source: errno.into() }),
+        };
+    }
+    Err(Error::Make { path: dir.into(), source: Errno::NOENT.into() })
+}
+
+/// Fills an empty cpuset file from the nearest ancestor that has a value: a version 1 cpuset without processors or
+/// memory nodes accepts no process.
+fn inherit(point: &Path, dir: &Path, name: &str) -> Result<String, Error> {
+    let path = dir.join(name);
+    let value = file::read(&path)?;
+    match dir.parent() {
+        Some(parent) if value.trim().is_empty() && dir != point => {
+            let value = inherit(point, parent, name)?;
+            file::write(&path, &value, name)?;
+            Ok(value)
+        }
+        _ => Ok(value.trim().into()),
+    }
+}
+
+/// Turns on, in each ancestor, all controllers that are available there. The leaf having as many as the root means that
+/// an earlier start did the work.
+fn enable_all(unified: &Hierarchy) -> Result<(), Error> {
+    let available = file::read(&unified.point.join("cgroup.controllers"))?;
+    if file::read(&unified.dir.join("cgroup.controllers"))? == available {
+        return Ok(());
+    }
+    for ancestor in ancestors(unified) {
+        let available = file::read(&ancestor.join("cgroup.controllers"))?;
+        let enabled = file::read(&ancestor.join("cgroup.subtree_control"))?;
+        let wanted: Vec<String> = available
+            .split_whitespace()
+            .filter(|name| !enabled.split_whitespace().any(|on| on == *name))
+            .map(|name| format!("+{name}"))
+            .collect();
+        if wanted.is_empty() {
+            continue;
+        }
+        let path = ancestor.join("cgroup.subtree_control");
+        if file::write(&path, &wanted.join(" "), "cgroup.subtree_control").is_err() {
+            // One controller that cannot be had (cpu, while realtime processes run) must not cost the others. A
+            // limit that needs a controller which stayed off is refused by `apply`, with its name.
+            for name in &wanted {
+                let _ = file::write(&path, name, "cgroup.subtree_control");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The directories from the hierarchy's root down to the group's parent.
+fn ancestors(hierarchy: &Hierarchy) -> Vec<&Path> {
+    let mut list: Vec<&Path> =
+        hierarchy.dir.ancestors().skip(1).take_while(|dir| dir.starts_with(&hierarchy.point)).collect();
+    list.reverse();
+    list
+}
+
+fn has_word(path: &Path, word: &str) -> Result<bool, Error> {
+    Ok(file::read(path)?.split_whitespace().any(|name| name == word))
+}
+
+/// Removes a group and its children, deepest first.
+fn remove_tree(dir: &Path) -> Result<(), Errno> {
+    match rustix::fs::rmdir(dir) {
+        Err(Errno::BUSY | Errno::NOTEMPTY) => {}
+        Err(Errno::NOENT) => return Ok(()),
+        result => return result,
+    }
+    for child in children(dir) {
+        remove_tree(&child)?;
+    }
+    match rustix::fs::rmdir(dir) {
+        Err(Errno::NOENT) => Ok(()),
+        result => result,
+    }
+}
+
+/// The groups directly below `dir`; none when it is gone.
+pub(super) fn children(dir: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
+    entries
+        .flatten()
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .map(|entry| entry.path())
+        .collect()
+}
