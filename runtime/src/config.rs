@@ -48,7 +48,8 @@ impl Config {
     /// It cannot be written as JSON.
     pub fn from_spec(spec: Spec) -> Result<Config> {
         let path = || PathBuf::from("the generated configuration");
-        let bytes = serde_json::to_vec(&spec).map_err(|source| Error::ParseConfig { path: path(), source })?;
+        let bytes =
+            serde_json::to_vec(&spec).map_err(|source| Error::ParseConfig { path: path(), source })?;
         Ok(Config { bytes, spec })
     }
 }
@@ -71,7 +72,10 @@ fn read(path: &Path) -> Result<Vec<u8>> {
     let fail = |source| Error::ReadConfig { path: path.into(), source };
     let length = fs::metadata(path).map_err(fail)?.len();
     if length > LIMIT {
-        return Err(Error::invalid(path.display().to_string(), format!("{length} bytes, and the limit is {LIMIT}")));
+        return Err(Error::invalid(
+            path.display().to_string(),
+            format!("{length} bytes, and the limit is {LIMIT}"),
+        ));
     }
     fs::read(path).map_err(fail)
 }
@@ -103,7 +107,9 @@ fn normalise(spec: &mut Value) {
 fn normalise_process(process: &mut Value) {
     if let Some(sets) = process.get_mut("capabilities").and_then(Value::as_object_mut) {
         for set in sets.values_mut().filter_map(Value::as_array_mut) {
-            set.retain(|name| name.as_str().is_some_and(|name| vctx_context::capability::bit(name).is_some()));
+            set.retain(|name| {
+                name.as_str().is_some_and(|name| vctx_context::capability::bit(name).is_some())
+            });
         }
     }
     if let Some(flags) = process.pointer_mut("/scheduler/flags").and_then(Value::as_array_mut) {

@@ -7,9 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use bumpalo::Bump;
 use oci_spec::runtime::{LinuxIdMapping, LinuxResources, Spec};
-use rustix::net::{
-    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with,
-};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
 use rustix::process::{getegid, geteuid};
 use vctx_context::cgroup::{Cgroup, Layout};
 use vctx_context::child::handshake::{Order, Report};
@@ -104,18 +102,16 @@ pub fn create(store: &Store, request: Request) -> Result<Created> {
     let listener = if request.start == Start::Wait { Some(listen_for_start(&context)?) } else { None };
 
     let arena = Bump::new();
-    let (handshake, theirs) = spawn::channel().map_err(Error::Spawn)?;
     let cgroup = context.state.cgroup.as_ref();
-    let facts = facts(&request, &host, cgroup, &filter, &join, theirs.as_fd(), listener.as_ref())?;
+    let facts = facts(&request, &host, cgroup, &filter, &join, listener.as_ref())?;
     let plan = crate::plan::new_context(&arena, spec, &facts)?;
-    let child = spawn::spawn(&plan, &host.birth(join.unified.as_ref()), &handshake)
-        .map_err(|error| explain(error, &plan))?;
-    drop(theirs);
+    let (child, handshake) =
+        spawn::spawn(&plan, &host.birth(join.unified.as_ref())).map_err(|error| explain(error, &plan))?;
     let pid = child.pid;
     undo.push(Step::Kill(child));
 
     let result = accompany(&request, &host, &mut context, &handshake, &plan, pid, &undo);
-    result.map_err(|error| low_memory(error, &context))?;
+    result?;
     write_pid_file(&request, pid, &mut undo)?;
     handshake.order(Order::Proceed).map_err(|error| explain(error, &plan))?;
     if request.start == Start::Now {
@@ -154,7 +150,13 @@ fn accompany(
         let child = undo.child().ok_or(Error::Spawn(spawn::Error::Died))?;
         hooks::run(spec, Point::Prestart, context, pid, None)?;
         hooks::run(spec, Point::CreateRuntime, context, pid, None)?;
-        hooks::run(spec, Point::CreateContainer, context, pid, Some((child.pidfd.as_fd(), &context.state.namespaces)))?;
+        hooks::run(
+            spec,
+            Point::CreateContainer,
+            context,
+            pid,
+            Some((child.pidfd.as_fd(), &context.state.namespaces)),
+        )?;
         handshake.order(Order::Continue).map_err(|error| explain(error, plan))?;
     }
     handshake.expect(&[Report::Ready]).map_err(|error| explain(error, plan))?;
@@ -235,7 +237,12 @@ impl Host {
     fn child_joins(&self) -> Vec<(BorrowedFd<'_>, u32)> {
         let mut joins = Vec::new();
         if !self.apart() {
-            joins.extend(self.joined.iter().filter(|one| one.kind != Kind::Pid).map(|one| (one.as_fd(), one.kind.flag())));
+            joins.extend(
+                self.joined
+                    .iter()
+                    .filter(|one| one.kind != Kind::Pid)
+                    .map(|one| (one.as_fd(), one.kind.flag())),
+            );
         }
         joins
     }
@@ -243,7 +250,11 @@ impl Host {
 
 fn mappings(spec: &Spec) -> Mappings {
     let ranges = |list: Option<&Vec<LinuxIdMapping>>| {
-        let range = |one: &LinuxIdMapping| Range { inside: one.container_id(), outside: one.host_id(), length: one.size() };
+        let range = |one: &LinuxIdMapping| Range {
+            inside: one.container_id(),
+            outside: one.host_id(),
+            length: one.size(),
+        };
         list.into_iter().flatten().map(range).collect()
     };
     let linux = spec.linux().as_ref();
@@ -289,7 +300,13 @@ fn reserve(store: &Store, request: &Request, host: &Host, undo: &mut Undo) -> Re
         process: None,
         cgroup: host.cgroup.clone(),
         namespaces: host.kinds.iter().map(|(kind, _)| *kind).collect(),
-        annotations: spec.annotations().iter().flatten().map(|(key, value)| (key.clone(), value.clone())).collect(),
+        annotations: spec
+            .annotations()
+            .iter()
+            .flatten()
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect(),
+        has_start_hooks: hooks::has(spec, Point::StartContainer) || hooks::has(spec, Point::Poststart),
         has_poststop: hooks::has(spec, Point::Poststop),
         own: request.own.clone(),
     };
@@ -305,7 +322,8 @@ fn rootfs(request: &Request) -> PathBuf {
         Some(RootFs::Folder(path)) => path.clone(),
         Some(RootFs::Mount { at, .. }) => at.clone(),
         None => {
-            let path = request.config.spec.root().as_ref().map(|root| root.path().clone()).unwrap_or_default();
+            let path =
+                request.config.spec.root().as_ref().map(|root| root.path().clone()).unwrap_or_default();
             let path = request.bundle.join(path);
             path.canonicalize().unwrap_or(path)
         }
@@ -336,7 +354,9 @@ fn enter_cgroup(context: &mut Context, spec: &Spec, undo: &mut Undo) -> Result<G
 
 /// Limits beside the rules for devices, which every engine writes and a user namespace makes moot.
 fn asks_for_limits(spec: &Spec) -> bool {
-    let Some(resources) = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref()) else { return false };
+    let Some(resources) = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref()) else {
+        return false;
+    };
     let empty = without_devices(resources);
     empty != LinuxResources::default()
 }
@@ -377,16 +397,20 @@ fn facts<'a>(
     cgroup: Option<&Cgroup>,
     filter: &'a Option<seccomp::Filter>,
     groups: &'a Groups,
-    handshake: BorrowedFd<'a>,
     start: Option<&'a OwnedFd>,
 ) -> Result<Facts<'a>> {
     let spec = &request.config.spec;
     let root = match &request.root {
         Some(root) => root.clone(),
         None => {
-            let path = request.bundle.join(spec.root().as_ref().map(|root| root.path().clone()).unwrap_or_default());
+            let path =
+                request.bundle.join(spec.root().as_ref().map(|root| root.path().clone()).unwrap_or_default());
             // Resolved once, before the guest exists; the name of a folder that an engine has just made is not the guest's.
-            let path = path.canonicalize().map_err(|source| Error::HostPath { what: "the root file system", path, source })?;
+            let path = path.canonicalize().map_err(|source| Error::HostPath {
+                what: "the root file system",
+                path,
+                source,
+            })?;
             RootFs::Folder(path)
         }
     };
@@ -394,10 +418,16 @@ fn facts<'a>(
     let console = match (&request.console, terminal) {
         (Some(socket), true) => Some(socket.as_fd()),
         (None, true) => {
-            return Err(Error::invalid("process.terminal", "is true, and nobody takes the terminal; give --console-socket"));
+            return Err(Error::invalid(
+                "process.terminal",
+                "is true, and nobody takes the terminal; give --console-socket",
+            ));
         }
         (Some(_), false) => {
-            return Err(Error::invalid("process.terminal", "is false, and a console socket was given; leave it away"));
+            return Err(Error::invalid(
+                "process.terminal",
+                "is false, and a console socket was given; leave it away",
+            ));
         }
         (None, false) => None,
     };
@@ -417,7 +447,6 @@ fn facts<'a>(
         keyring: (!request.no_keyring).then(|| format!("_ses.{}", request.id)),
         start: start.map(AsFd::as_fd),
         no_pivot: request.no_pivot,
-        handshake,
         proc: host.proc.as_fd(),
         tasks: groups.tasks.iter().map(AsFd::as_fd).collect(),
         console,
@@ -431,7 +460,9 @@ fn facts<'a>(
 }
 
 fn set_oom_score(spec: &Spec, pid: i32) -> Result<()> {
-    let Some(score) = spec.process().as_ref().and_then(oci_spec::runtime::Process::oom_score_adj) else { return Ok(()) };
+    let Some(score) = spec.process().as_ref().and_then(oci_spec::runtime::Process::oom_score_adj) else {
+        return Ok(());
+    };
     write_oom_score(pid, score)
 }
 
@@ -440,14 +471,6 @@ fn set_oom_score(spec: &Spec, pid: i32) -> Result<()> {
 pub(crate) fn write_oom_score(pid: i32, score: i32) -> Result<()> {
     let path = PathBuf::from(format!("/proc/{pid}/oom_score_adj"));
     fs::write(&path, score.to_string()).map_err(Error::state("write process.oomScoreAdj to", path))
-}
-
-/// A process that was killed while it set itself up has most likely met its memory limit (runc#1980).
-fn low_memory(error: Error, context: &Context) -> Error {
-    match (&error, &context.state.cgroup) {
-        (Error::Spawn(spawn::Error::Died), Some(_)) => error,
-        _ => error,
-    }
 }
 
 fn write_pid_file(request: &Request, pid: i32, undo: &mut Undo) -> Result<()> {
@@ -465,7 +488,12 @@ pub(crate) fn write_pid(path: &std::path::Path, pid: i32) -> Result<()> {
 }
 
 /// Gives a filter's notification descriptor to the agent that the profile names.
-pub(crate) fn hand_over_listener(spec: &Spec, listener: Option<OwnedFd>, context: &Context, pid: i32) -> Result<()> {
+pub(crate) fn hand_over_listener(
+    spec: &Spec,
+    listener: Option<OwnedFd>,
+    context: &Context,
+    pid: i32,
+) -> Result<()> {
     let Some(descriptor) = listener else { return Ok(()) };
     let profile = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
     hooks::send_seccomp_state(profile, descriptor.as_fd(), context, pid)

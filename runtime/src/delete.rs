@@ -70,7 +70,9 @@ pub fn finish(context: &Context) -> Result<()> {
 pub(crate) fn clear(context: &Context) -> Result<()> {
     if let Some(cgroup) = &context.state.cgroup {
         // Without a pid namespace of its own, the end of the first process leaves the others alive.
-        if !context.state.namespaces.contains(&vctx_context::namespace::Kind::Pid) || context.state.process.is_none() {
+        if !context.state.namespaces.contains(&vctx_context::namespace::Kind::Pid)
+            || context.state.process.is_none()
+        {
             cgroup.kill_all()?;
         }
         cgroup.remove()?;

@@ -40,9 +40,12 @@ pub fn processes(context: &Context) -> Result<Vec<i32>> {
 
 fn running(context: &Context, verb: &'static str) -> Result<()> {
     match context.status()? {
-        status @ (Status::Stopped | Status::Creating) => {
-            Err(Error::Status { verb, id: context.state.id.clone(), status, hint: Some("container not running") })
-        }
+        status @ (Status::Stopped | Status::Creating) => Err(Error::Status {
+            verb,
+            id: context.state.id.clone(),
+            status,
+            hint: Some("container not running"),
+        }),
         _ => Ok(()),
     }
 }

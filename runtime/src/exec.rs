@@ -71,15 +71,16 @@ pub fn exec(store: &Store, target: &Target, request: Request) -> Result<Child> {
         exe::protect()?;
     }
     let profile = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
-    let filter = profile.map(|profile| seccomp::compile(profile, Some(&store.seccomp_cache()))).transpose()?.flatten();
+    let filter =
+        profile.map(|profile| seccomp::compile(profile, Some(&store.seccomp_cache()))).transpose()?.flatten();
     let groups = groups(context, request.cgroup.as_deref())?;
 
     let arena = Bump::new();
-    let (handshake, theirs) = spawn::channel().map_err(Error::Spawn)?;
     let proc = procfs::open().map_err(Error::Proc)?;
     let flags = kinds.iter().fold(0, |flags, kind| flags | kind.flag());
     // The pid namespace is for children only, and has to be entered before the clone.
-    let before = if privileged { flags & Kind::Pid.flag() } else { flags & (Kind::Pid.flag() | Kind::User.flag()) };
+    let before =
+        if privileged { flags & Kind::Pid.flag() } else { flags & (Kind::Pid.flag() | Kind::User.flag()) };
     let facts = Facts {
         root: RootFs::Folder(PathBuf::new()),
         join: Vec::new(),
@@ -92,7 +93,6 @@ pub fn exec(store: &Store, target: &Target, request: Request) -> Result<Child> {
         keyring: None,
         start: None,
         no_pivot: false,
-        handshake: theirs.as_fd(),
         proc: proc.as_fd(),
         tasks: groups.tasks.iter().map(AsFd::as_fd).collect(),
         console: console(&request)?,
@@ -104,7 +104,6 @@ pub fn exec(store: &Store, target: &Target, request: Request) -> Result<Child> {
         preserve: request.preserve,
     };
     let plan = Plan {
-        handshake: theirs.as_fd(),
         proc: proc.as_fd(),
         tasks: &facts.tasks,
         scene: Scene::Join(Join {
@@ -121,7 +120,7 @@ pub fn exec(store: &Store, target: &Target, request: Request) -> Result<Child> {
         apart: !privileged,
         cgroup: groups.unified.as_ref().map(AsFd::as_fd),
     };
-    let child = spawn::spawn(&plan, &birth, &handshake).map_err(|error| explain(error, &plan))?;
+    let (child, handshake) = spawn::spawn(&plan, &birth).map_err(|error| explain(error, &plan))?;
     let pid = child.pid;
     let mut undo = Undo::default();
     undo.push(Step::Kill(child));
@@ -154,8 +153,13 @@ fn running(context: &Context, ignore_paused: bool) -> Result<crate::state::Alive
 fn console(request: &Request) -> Result<Option<std::os::fd::BorrowedFd<'_>>> {
     match (&request.console, request.process.terminal().unwrap_or(false)) {
         (Some(socket), true) => Ok(Some(socket.as_fd())),
-        (None, true) => Err(Error::invalid("process.terminal", "is true, and nobody takes the terminal; give --console-socket")),
-        (Some(_), false) => Err(Error::invalid("process.terminal", "is false, and a console socket was given; leave it away")),
+        (None, true) => Err(Error::invalid(
+            "process.terminal",
+            "is true, and nobody takes the terminal; give --console-socket",
+        )),
+        (Some(_), false) => {
+            Err(Error::invalid("process.terminal", "is false, and a console socket was given; leave it away"))
+        }
         (None, false) => Ok(None),
     }
 }

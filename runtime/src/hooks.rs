@@ -133,7 +133,15 @@ fn one(
     inside: Option<(BorrowedFd<'_>, &[Kind])>,
 ) -> Result<()> {
     let fail = |source| Error::RunHook { point: point.name(), path: hook.path().clone(), source };
-    let mut child = command(hook, context, state, inside).and_then(|mut command| command.spawn()).map_err(fail)?;
+    let mut child = command(hook, context, state, inside)
+        .and_then(|mut command| match inside {
+            // The root is the context's by now, and so must the process ids be that its procfs shows.
+            Some((process, kinds)) if point == Point::StartContainer && kinds.contains(&Kind::Pid) => {
+                vctx_context::spawn::in_pid_namespace(process, || command.spawn())
+            }
+            _ => command.spawn(),
+        })
+        .map_err(fail)?;
     let timeout = hook.timeout().and_then(|seconds| u64::try_from(seconds).ok()).map(Duration::from_secs);
     let mut words = child.stderr.take();
     let in_time = wait(child.id(), timeout).map_err(fail)?;
@@ -170,7 +178,8 @@ fn command(
     command.current_dir(&context.state.bundle);
     command.stdin(input(&serde_json::to_vec(state)?)?).stdout(Stdio::null()).stderr(Stdio::piped());
     if let Some((process, kinds)) = inside {
-        let flags = kinds.iter().filter(|kind| **kind != Kind::Pid).fold(0, |flags, kind| flags | kind.flag());
+        let flags =
+            kinds.iter().filter(|kind| **kind != Kind::Pid).fold(0, |flags, kind| flags | kind.flag());
         let process = process.as_raw_fd();
         // SAFETY: between fork and execve the closure makes one system call, on a descriptor that the caller keeps open
         // until the hook has ended; it allocates nothing.

@@ -61,6 +61,10 @@ fn all(context: &Context, signal: i32) -> Result<()> {
     let Some(cgroup) = &context.state.cgroup else {
         return Err(Error::NoCgroup { verb: "kill all processes of", id: id.clone() });
     };
-    if signal == libc::SIGKILL { cgroup.kill_all()? } else { cgroup.signal_all(signal)? }
+    if signal == libc::SIGKILL {
+        cgroup.kill_all()?
+    } else {
+        cgroup.signal_all(signal)?
+    }
     Ok(())
 }

@@ -31,6 +31,9 @@ pub fn resume(store: &Store, id: &str) -> Result<()> {
     }
 }
 
-pub(crate) fn cgroup<'a>(context: &'a Context, verb: &'static str) -> Result<&'a vctx_context::cgroup::Cgroup> {
+pub(crate) fn cgroup<'a>(
+    context: &'a Context,
+    verb: &'static str,
+) -> Result<&'a vctx_context::cgroup::Cgroup> {
     context.state.cgroup.as_ref().ok_or_else(|| Error::NoCgroup { verb, id: context.state.id.clone() })
 }

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use bumpalo::Bump;
 use oci_spec::runtime::{
-    LinuxCapabilities, LinuxDeviceType, LinuxNamespaceType, Mount as SpecMount, PosixRlimitType, Process as SpecProcess,
-    Spec,
+    LinuxCapabilities, LinuxDeviceType, LinuxNamespaceType, Mount as SpecMount, PosixRlimitType,
+    Process as SpecProcess, Spec,
 };
 use vctx_context::capability;
 use vctx_context::child::plan::{
@@ -48,8 +48,6 @@ pub struct Facts<'a> {
     pub start: Option<BorrowedFd<'a>>,
     /// See [`Root::no_pivot`].
     pub no_pivot: bool,
-    /// See [`Plan::handshake`].
-    pub handshake: BorrowedFd<'a>,
     /// See [`Plan::proc`].
     pub proc: BorrowedFd<'a>,
     /// See [`Plan::tasks`].
@@ -90,7 +88,10 @@ impl<'a> Press<'a> {
         bytes.push(0);
         let kept = self.0.alloc_slice_copy(&bytes);
         CStr::from_bytes_with_nul(kept).map_err(|_| {
-            Error::invalid("configuration", format!("holds a nul character: {:?}", String::from_utf8_lossy(text.as_ref())))
+            Error::invalid(
+                "configuration",
+                format!("holds a nul character: {:?}", String::from_utf8_lossy(text.as_ref())),
+            )
         })
     }
 
@@ -116,14 +117,16 @@ pub fn new_context<'a>(arena: &'a Bump, spec: &Spec, facts: &Facts<'a>) -> Resul
     let press = Press(arena);
     let linux = spec.linux().as_ref();
     let namespaces = linux.and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
-    let makes = |kind: LinuxNamespaceType| namespaces.iter().any(|one| one.typ() == kind && one.path().is_none());
+    let makes =
+        |kind: LinuxNamespaceType| namespaces.iter().any(|one| one.typ() == kind && one.path().is_none());
     let process = spec.process().as_ref().ok_or_else(|| Error::invalid("process", "is missing"))?;
     let mut sysctl = Vec::new();
     for (key, value) in linux.and_then(|linux| linux.sysctl().as_ref()).into_iter().flatten() {
         let file = if key.contains('/') { key.clone() } else { key.replace('.', "/") };
         sysctl.push((press.text(format!("sys/{file}"))?, &*press.0.alloc_slice_copy(value.as_bytes())));
     }
-    let root = if makes(LinuxNamespaceType::Mount) { Some(&*arena.alloc(root(&press, spec, facts)?)) } else { None };
+    let root =
+        if makes(LinuxNamespaceType::Mount) { Some(&*arena.alloc(root(&press, spec, facts)?)) } else { None };
     let bytes = |text: &Option<String>| -> Option<&'a [u8]> {
         text.as_ref().filter(|text| !text.is_empty()).map(|text| &*arena.alloc_slice_copy(text.as_bytes()))
     };
@@ -131,7 +134,8 @@ pub fn new_context<'a>(arena: &'a Bump, spec: &Spec, facts: &Facts<'a>) -> Resul
         join: press.list(facts.join.clone()),
         new_user_namespace: makes(LinuxNamespaceType::User),
         user_namespace: facts.user_namespace,
-        time_offsets: makes(LinuxNamespaceType::Time).then(|| &*arena.alloc_slice_copy(time_offsets(spec).as_bytes())),
+        time_offsets: makes(LinuxNamespaceType::Time)
+            .then(|| &*arena.alloc_slice_copy(time_offsets(spec).as_bytes())),
         new_cgroup_namespace: makes(LinuxNamespaceType::Cgroup),
         loopback: makes(LinuxNamespaceType::Network),
         hostname: bytes(spec.hostname()),
@@ -143,7 +147,6 @@ pub fn new_context<'a>(arena: &'a Bump, spec: &Spec, facts: &Facts<'a>) -> Resul
         start: facts.start,
     };
     Ok(Plan {
-        handshake: facts.handshake,
         proc: facts.proc,
         tasks: press.list(facts.tasks.clone()),
         scene: Scene::New(arena.alloc(setting)),
@@ -155,14 +158,19 @@ fn time_offsets(spec: &Spec) -> String {
     let offsets = spec.linux().as_ref().and_then(|linux| linux.time_offsets().as_ref());
     let mut lines = String::new();
     for (clock, offset) in offsets.into_iter().flatten() {
-        lines.push_str(&format!("{clock} {} {}\n", offset.secs().unwrap_or(0), offset.nanosecs().unwrap_or(0)));
+        lines.push_str(&format!(
+            "{clock} {} {}\n",
+            offset.secs().unwrap_or(0),
+            offset.nanosecs().unwrap_or(0)
+        ));
     }
     lines
 }
 
 fn root<'a>(press: &Press<'a>, spec: &Spec, facts: &Facts<'a>) -> Result<Root<'a>> {
     let linux = spec.linux().as_ref();
-    let propagation = linux.and_then(|linux| linux.rootfs_propagation().as_deref()).and_then(mount::root_propagation);
+    let propagation =
+        linux.and_then(|linux| linux.rootfs_propagation().as_deref()).and_then(mount::root_propagation);
     let (source, at, mut links) = match &facts.root {
         RootFs::Folder(path) => {
             let path = press.path(path)?;
@@ -188,9 +196,11 @@ fn root<'a>(press: &Press<'a>, spec: &Spec, facts: &Facts<'a>) -> Result<Root<'a
         }
     }
     let terminal = spec.process().as_ref().and_then(oci_spec::runtime::Process::terminal).unwrap_or(false);
-    let own_dev = !spec.mounts().iter().flatten().any(|mount| {
-        clean(mount.destination()) == "/dev" && options_of(mount).bind
-    });
+    let own_dev = !spec
+        .mounts()
+        .iter()
+        .flatten()
+        .any(|mount| clean(mount.destination()) == "/dev" && options_of(mount).bind);
     if own_dev {
         links.extend(dev_links(press)?);
     }
@@ -229,15 +239,20 @@ fn mount<'a>(press: &Press<'a>, mount: &SpecMount, index: usize, facts: &Facts<'
         Source::Bind { path: press.path(path)?, recursive: options.recursive, procfs: destination == "/proc" }
     } else {
         if kind.is_empty() || kind == "none" {
-            return Err(Error::invalid(format!("mounts[{index}].type"), "is missing; name a file system, or the option bind"));
+            return Err(Error::invalid(
+                format!("mounts[{index}].type"),
+                "is missing; name a file system, or the option bind",
+            ));
         }
         // A new mount has no flag to clear.
         options.clear = 0;
         options.clear_recursive = 0;
-        let source = mount.source().as_ref().map_or(kind.as_bytes(), |path| path.as_os_str().as_encoded_bytes());
-        let data = options.data.iter().map(|(key, value)| {
-            Ok((press.text(key)?, value.map(|value| press.text(value)).transpose()?))
-        });
+        let source =
+            mount.source().as_ref().map_or(kind.as_bytes(), |path| path.as_os_str().as_encoded_bytes());
+        let data = options
+            .data
+            .iter()
+            .map(|(key, value)| Ok((press.text(key)?, value.map(|value| press.text(value)).transpose()?)));
         let data = data.collect::<Result<Vec<_>>>()?;
         Source::FileSystem { kind: press.text(kind)?, source: press.text(source)?, options: press.list(data) }
     };
@@ -295,7 +310,11 @@ fn cgroup_mount<'a>(
         return Ok(());
     }
     let data = [(press.text("mode")?, Some(press.text("755")?))];
-    let source = Source::FileSystem { kind: press.text("tmpfs")?, source: press.text("cgroup")?, options: press.list(data.to_vec()) };
+    let source = Source::FileSystem {
+        kind: press.text("tmpfs")?,
+        source: press.text("cgroup")?,
+        options: press.list(data.to_vec()),
+    };
     let mut top = plain(source, target);
     options.apply(&mut top);
     (top.set, top.clear, top.copy_up) = (top.set & !MOUNT_ATTR_RDONLY, 0, false);
@@ -335,10 +354,17 @@ fn devices<'a>(press: &Press<'a>, spec: &Spec) -> Result<Vec<Device<'a>>> {
             LinuxDeviceType::C | LinuxDeviceType::U => CHARACTER,
             LinuxDeviceType::B => libc::S_IFBLK,
             LinuxDeviceType::P => libc::S_IFIFO,
-            LinuxDeviceType::A => return Err(Error::invalid(format!("linux.devices[{index}].type"), "is a; c, u, b and p are devices")),
+            LinuxDeviceType::A => {
+                return Err(Error::invalid(
+                    format!("linux.devices[{index}].type"),
+                    "is a; c, u, b and p are devices",
+                ));
+            }
         };
         let number = |field, number: i64| {
-            u32::try_from(number.max(0)).map_err(|_| Error::invalid(format!("linux.devices[{index}].{field}"), format!("is {number}")))
+            u32::try_from(number.max(0)).map_err(|_| {
+                Error::invalid(format!("linux.devices[{index}].{field}"), format!("is {number}"))
+            })
         };
         let path = clean(device.path());
         devices.push(Device {
@@ -377,13 +403,16 @@ pub fn process<'a>(
     first: bool,
 ) -> Result<Process<'a>> {
     let press = Press(arena);
-    let pointers = |texts: &[&'a CStr]| texts.iter().map(|text| text.as_ptr()).collect::<Vec<*const c_char>>();
+    let pointers =
+        |texts: &[&'a CStr]| texts.iter().map(|text| text.as_ptr()).collect::<Vec<*const c_char>>();
     let mut args = pointers(press.texts(process.args().iter().flatten())?);
     args.push(std::ptr::null());
     let variables = process.env().as_deref().unwrap_or_default();
     let mut env: Vec<_> = pointers(press.texts(variables)?).into_iter().map(Cell::new).collect();
     env.extend([Cell::new(std::ptr::null()), Cell::new(std::ptr::null())]);
-    let find = |name: &str| variables.iter().rev().find_map(|variable| variable.strip_prefix(name)?.strip_prefix('='));
+    let find = |name: &str| {
+        variables.iter().rev().find_map(|variable| variable.strip_prefix(name)?.strip_prefix('='))
+    };
     let search = find("PATH").unwrap_or("/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
     let size = process.console_size().as_ref().map(|size| (size.height() as u16, size.width() as u16));
     let user = process.user();
@@ -391,16 +420,26 @@ pub fn process<'a>(
     Ok(Process {
         args: press.list(args),
         env: press.list(env),
-        find_home: find("HOME").is_none().then(|| &*arena.alloc(Cell::new([0; vctx_context::child::home::SPACE]))),
+        find_home: find("HOME")
+            .is_none()
+            .then(|| &*arena.alloc(Cell::new([0; vctx_context::child::home::SPACE]))),
         search: press.texts(search.split(':'))?,
         cwd: press.path(process.cwd())?,
         make_cwd: first,
         user: (user.uid(), user.gid()),
-        groups: (!facts.no_setgroups).then(|| &*arena.alloc_slice_copy(user.additional_gids().as_deref().unwrap_or_default())),
+        groups: (!facts.no_setgroups)
+            .then(|| &*arena.alloc_slice_copy(user.additional_gids().as_deref().unwrap_or_default())),
         umask: user.umask(),
         capabilities: Some(capabilities(process.capabilities().as_ref())),
         no_new_privileges: process.no_new_privileges().unwrap_or(false),
-        rlimits: press.list(process.rlimits().iter().flatten().map(|limit| (resource(limit.typ()), limit.soft(), limit.hard())).collect()),
+        rlimits: press.list(
+            process
+                .rlimits()
+                .iter()
+                .flatten()
+                .map(|limit| (resource(limit.typ()), limit.soft(), limit.hard()))
+                .collect(),
+        ),
         scheduler: scheduler(process)?.map(|attributes| &*arena.alloc(attributes)),
         io_priority: io_priority(process)?,
         personality: if first { personality(spec) } else { None },
@@ -460,7 +499,9 @@ fn scheduler(process: &SpecProcess) -> Result<Option<SchedulerAttributes>> {
         Policy::SchedFifo => 1,
         Policy::SchedRr => 2,
         Policy::SchedBatch => 3,
-        Policy::SchedIso => return Err(Error::invalid("process.scheduler.policy", "is SCHED_ISO, which Linux never had")),
+        Policy::SchedIso => {
+            return Err(Error::invalid("process.scheduler.policy", "is SCHED_ISO, which Linux never had"));
+        }
         Policy::SchedIdle => 5,
         Policy::SchedDeadline => 6,
     };
@@ -490,7 +531,10 @@ fn io_priority(process: &SpecProcess) -> Result<Option<i32>> {
     use oci_spec::runtime::IOPriorityClass as Class;
     let Some(wanted) = process.io_priority() else { return Ok(None) };
     if !(0..=7).contains(&wanted.priority()) {
-        return Err(Error::invalid("process.ioPriority.priority", format!("is {}, and must lie between 0 and 7", wanted.priority())));
+        return Err(Error::invalid(
+            "process.ioPriority.priority",
+            format!("is {}, and must lie between 0 and 7", wanted.priority()),
+        ));
     }
     let class = match wanted.class() {
         Class::IoprioClassRt => 1,

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use rustix::io::Errno;
@@ -36,12 +36,15 @@ pub fn start(store: &Store, id: &str) -> Result<()> {
         return Err(Error::Status { verb: "start", id: id.into(), status: Status::Stopped, hint: None });
     };
     // The configuration is parsed only for the hooks that `create` has seen in it.
-    let config = if context.state.has_start_hooks { Some(Config::read(&context.config_path())?) } else { None };
+    let config =
+        if context.state.has_start_hooks { Some(Config::read(&context.config_path())?) } else { None };
     if let Some(config) = &config {
-        hooks::run(&config.spec, Point::StartContainer, &context, alive.pid, None)?;
+        let inside = Some((alive.pidfd.as_fd(), context.state.namespaces.as_slice()));
+        hooks::run(&config.spec, Point::StartContainer, &context, alive.pid, inside)?;
     }
     let path = context.start_path();
-    let connection = dial(&path).map_err(|error| Error::state("reach the waiting process at", &path)(error.into()))?;
+    let connection =
+        dial(&path).map_err(|error| Error::state("reach the waiting process at", &path)(error.into()))?;
     let handshake = Handshake::over(connection);
     handshake.order(Order::Proceed).map_err(Error::Spawn)?;
     let started = handshake.executed();

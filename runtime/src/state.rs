@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, FlockOperation, Mode, OFlags, fstat, flock, openat};
+use rustix::fs::{CWD, FlockOperation, Mode, OFlags, flock, fstat, openat};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 use vctx_context::cgroup::Cgroup;
@@ -79,6 +79,8 @@ pub struct State {
     pub namespaces: Vec<Kind>,
     /// Annotations of the configuration.
     pub annotations: std::collections::BTreeMap<String, String>,
+    /// The configuration has startContainer or poststart hooks.
+    pub has_start_hooks: bool,
     /// The configuration has poststop hooks.
     pub has_poststop: bool,
     /// Folders that are the context's own and go with it: the writable layer of `run host`.
@@ -127,6 +129,12 @@ impl Store {
         &self.root
     }
 
+    /// Where compiled seccomp filters are kept for the next start: one place for all roots that engines use.
+    #[must_use]
+    pub fn seccomp_cache(&self) -> PathBuf {
+        Store::new(None).root.join(".seccomp")
+    }
+
     /// Takes an id: makes its folder and locks it. What a killed `create` of the same id has left is removed first.
     ///
     /// # Errors
@@ -134,7 +142,7 @@ impl Store {
     /// The id is taken, or the folder cannot be made.
     pub fn reserve(&self, id: &str) -> Result<(PathBuf, Lock)> {
         let folder = self.root.join(id);
-        // Twice: the folder may be a killed create's, or vanish under a concurrent delete.
+        // Again and again: the folder may be a killed create's, or vanish under a concurrent delete.
         for _ in 0..64 {
             match DirBuilder::new().mode(0o700).create(&folder) {
                 Ok(()) => {}
@@ -147,9 +155,6 @@ impl Store {
             }
             let Some(lock) = Lock::try_take(&folder).map_err(Error::state("lock", &folder))? else {
                 // The creator holds it, or another verb does.
-                if folder.join("state.json").exists() || !folder.exists() {
-                    return Err(Error::Exists { id: id.into() });
-                }
                 return Err(Error::Exists { id: id.into() });
             };
             if !lock.is_of(&folder) {

@@ -21,12 +21,18 @@ const NAME: usize = 64;
 /// Names the field, and what would be right.
 pub fn validate(spec: &Spec) -> Result<()> {
     version(spec.version())?;
-    let root = spec.root().as_ref().ok_or_else(|| Error::invalid("root", "is missing; it names the root file system"))?;
+    let root = spec
+        .root()
+        .as_ref()
+        .ok_or_else(|| Error::invalid("root", "is missing; it names the root file system"))?;
     path("root.path", root.path())?;
     if root.path().as_os_str().is_empty() {
         return Err(Error::invalid("root.path", "is empty"));
     }
-    let process = spec.process().as_ref().ok_or_else(|| Error::invalid("process", "is missing; it says what to run"))?;
+    let process = spec
+        .process()
+        .as_ref()
+        .ok_or_else(|| Error::invalid("process", "is missing; it says what to run"))?;
     self::process("process", process)?;
     for (index, mount) in spec.mounts().iter().flatten().enumerate() {
         let field = format!("mounts[{index}].destination");
@@ -46,7 +52,10 @@ pub fn validate(spec: &Spec) -> Result<()> {
         if let Some(name) = name {
             text(field, name)?;
             if name.len() > NAME {
-                return Err(Error::invalid(field, format!("has {} bytes, and the kernel takes {NAME}", name.len())));
+                return Err(Error::invalid(
+                    field,
+                    format!("has {} bytes, and the kernel takes {NAME}", name.len()),
+                ));
             }
         }
     }
@@ -62,7 +71,9 @@ fn version(version: &str) -> Result<()> {
     let minor = numbers.next().and_then(|number| number.parse::<u32>().ok());
     match (major, minor) {
         (Some(1), Some(_)) => Ok(()),
-        (Some(_), Some(_)) => Err(Error::invalid("ociVersion", format!("is {version}; versions 1.0 to 1.3 are understood"))),
+        (Some(_), Some(_)) => {
+            Err(Error::invalid("ociVersion", format!("is {version}; versions 1.0 to 1.3 are understood")))
+        }
         _ => Err(Error::invalid("ociVersion", format!("is {version:?}, which is no version such as 1.2.0"))),
     }
 }
@@ -81,41 +92,59 @@ pub fn process(field: &str, process: &Process) -> Result<()> {
         _ => return Err(Error::invalid(at("args"), "is empty; its first element names the program")),
     }
     if !process.cwd().is_absolute() {
-        return Err(Error::invalid(at("cwd"), format!("is {:?}, and must be an absolute path", process.cwd())));
+        return Err(Error::invalid(
+            at("cwd"),
+            format!("is {:?}, and must be an absolute path", process.cwd()),
+        ));
     }
     path(&at("cwd"), process.cwd())?;
     for (index, variable) in process.env().iter().flatten().enumerate() {
         text(&at("env"), variable)?;
         if variable.starts_with('=') || !variable.contains('=') {
-            return Err(Error::invalid(format!("{field}.env[{index}]"), format!("is {variable:?}, and must be NAME=VALUE")));
+            return Err(Error::invalid(
+                format!("{field}.env[{index}]"),
+                format!("is {variable:?}, and must be NAME=VALUE"),
+            ));
         }
     }
-    let mut kinds = HashSet::new();
+    let mut kinds = Vec::new();
     for (index, limit) in process.rlimits().iter().flatten().enumerate() {
         let field = format!("{field}.rlimits[{index}]");
-        if !kinds.insert(limit.typ()) {
+        if kinds.contains(&limit.typ()) {
             return Err(Error::invalid(field, format!("sets {} twice", limit.typ())));
         }
+        kinds.push(limit.typ());
         if limit.soft() > limit.hard() {
-            return Err(Error::invalid(field, format!("has the soft limit {} above the hard limit {}", limit.soft(), limit.hard())));
+            return Err(Error::invalid(
+                field,
+                format!("has the soft limit {} above the hard limit {}", limit.soft(), limit.hard()),
+            ));
         }
     }
     if let Some(score) = process.oom_score_adj()
-        && !(-1000..=1000).contains(score)
+        && !(-1000..=1000).contains(&score)
     {
-        return Err(Error::invalid(at("oomScoreAdj"), format!("is {score}, and must lie between -1000 and 1000")));
+        return Err(Error::invalid(
+            at("oomScoreAdj"),
+            format!("is {score}, and must lie between -1000 and 1000"),
+        ));
     }
     if let Some(mask) = process.user().umask()
-        && *mask > 0o777
+        && mask > 0o777
     {
-        return Err(Error::invalid(at("user.umask"), format!("is {mask:o}, and must lie between 0 and 777 (octal)")));
+        return Err(Error::invalid(
+            at("user.umask"),
+            format!("is {mask:o}, and must lie between 0 and 777 (octal)"),
+        ));
     }
     if let Some(size) = process.console_size()
         && (size.height() > u64::from(u16::MAX) || size.width() > u64::from(u16::MAX))
     {
         return Err(Error::invalid(at("consoleSize"), "is larger than 65,535 characters"));
     }
-    for (name, label) in [("apparmorProfile", process.apparmor_profile()), ("selinuxLabel", process.selinux_label())] {
+    for (name, label) in
+        [("apparmorProfile", process.apparmor_profile()), ("selinuxLabel", process.selinux_label())]
+    {
         if let Some(label) = label {
             text(&at(name), label)?;
         }
@@ -138,8 +167,18 @@ fn fake_proc(field: &str, mount: &oci_spec::runtime::Mount) -> Result<()> {
 
 /// Files of procfs that lxcfs and its like replace.
 pub(crate) fn may_cover(destination: &str) -> bool {
-    const FILES: &[&str] =
-        &["cpuinfo", "diskstats", "loadavg", "meminfo", "net/dev", "slabinfo", "stat", "swaps", "sys/kernel/ns_last_pid", "uptime"];
+    const FILES: &[&str] = &[
+        "cpuinfo",
+        "diskstats",
+        "loadavg",
+        "meminfo",
+        "net/dev",
+        "slabinfo",
+        "stat",
+        "swaps",
+        "sys/kernel/ns_last_pid",
+        "uptime",
+    ];
     destination.strip_prefix("/proc/").is_some_and(|file| FILES.contains(&file))
 }
 
@@ -166,25 +205,36 @@ fn linux(spec: &Spec, linux: &Linux) -> Result<()> {
         if let Some(file) = namespace.path() {
             path(&format!("{field}.path"), file)?;
             if !file.is_absolute() {
-                return Err(Error::invalid(format!("{field}.path"), format!("is {file:?}, and must be absolute")));
+                return Err(Error::invalid(
+                    format!("{field}.path"),
+                    format!("is {file:?}, and must be absolute"),
+                ));
             }
         }
     }
     let has = |kind: LinuxNamespaceType| namespaces.iter().find(|one| one.typ() == kind);
     let makes = |kind| has(kind).is_some_and(|one| one.path().is_none());
     let needs = |field: &str, kind: LinuxNamespaceType| {
-        Err(Error::invalid(field, format!("needs a {kind} namespace in linux.namespaces; it would change the host's")))
+        Err(Error::invalid(
+            field,
+            format!("needs a {kind} namespace in linux.namespaces; it would change the host's"),
+        ))
     };
     if has(LinuxNamespaceType::Mount).is_none() {
         return needs("root", LinuxNamespaceType::Mount);
     }
-    if spec.hostname().as_ref().is_some_and(|name| !name.is_empty()) && has(LinuxNamespaceType::Uts).is_none() {
+    if spec.hostname().as_ref().is_some_and(|name| !name.is_empty()) && has(LinuxNamespaceType::Uts).is_none()
+    {
         return needs("hostname", LinuxNamespaceType::Uts);
     }
-    if spec.domainname().as_ref().is_some_and(|name| !name.is_empty()) && has(LinuxNamespaceType::Uts).is_none() {
+    if spec.domainname().as_ref().is_some_and(|name| !name.is_empty())
+        && has(LinuxNamespaceType::Uts).is_none()
+    {
         return needs("domainname", LinuxNamespaceType::Uts);
     }
-    if linux.time_offsets().as_ref().is_some_and(|offsets| !offsets.is_empty()) && !makes(LinuxNamespaceType::Time) {
+    if linux.time_offsets().as_ref().is_some_and(|offsets| !offsets.is_empty())
+        && !makes(LinuxNamespaceType::Time)
+    {
         return needs("linux.timeOffsets", LinuxNamespaceType::Time);
     }
     mappings(linux, has(LinuxNamespaceType::User).is_some_and(|one| one.path().is_none()))?;
@@ -200,23 +250,37 @@ fn linux(spec: &Spec, linux: &Linux) -> Result<()> {
         && !name.is_empty()
         && crate::mount::root_propagation(name).is_none()
     {
-        return Err(Error::invalid("linux.rootfsPropagation", format!("is {name:?}; shared, slave, private and unbindable are known")));
+        return Err(Error::invalid(
+            "linux.rootfsPropagation",
+            format!("is {name:?}; shared, slave, private and unbindable are known"),
+        ));
     }
     Ok(())
 }
 
 fn mappings(linux: &Linux, makes_user: bool) -> Result<()> {
-    for (field, mappings) in [("linux.uidMappings", linux.uid_mappings()), ("linux.gidMappings", linux.gid_mappings())] {
+    for (field, mappings) in
+        [("linux.uidMappings", linux.uid_mappings()), ("linux.gidMappings", linux.gid_mappings())]
+    {
         let mappings = mappings.as_deref().unwrap_or_default();
         if makes_user && mappings.is_empty() {
-            return Err(Error::invalid(field, "is empty, and a new user namespace needs at least one mapping"));
+            return Err(Error::invalid(
+                field,
+                "is empty, and a new user namespace needs at least one mapping",
+            ));
         }
         if !makes_user && !mappings.is_empty() && !has_joined_user(linux) {
             return Err(Error::invalid(field, "needs a user namespace in linux.namespaces"));
         }
         for (index, one) in mappings.iter().enumerate() {
-            if one.size() == 0 || one.host_id().checked_add(one.size() - 1).is_none() || one.container_id().checked_add(one.size() - 1).is_none() {
-                return Err(Error::invalid(format!("{field}[{index}].size"), format!("is {}; ids lie between 0 and 4294967295", one.size())));
+            if one.size() == 0
+                || one.host_id().checked_add(one.size() - 1).is_none()
+                || one.container_id().checked_add(one.size() - 1).is_none()
+            {
+                return Err(Error::invalid(
+                    format!("{field}[{index}].size"),
+                    format!("is {}; ids lie between 0 and 4294967295", one.size()),
+                ));
             }
         }
     }
@@ -224,7 +288,11 @@ fn mappings(linux: &Linux, makes_user: bool) -> Result<()> {
 }
 
 fn has_joined_user(linux: &Linux) -> bool {
-    linux.namespaces().iter().flatten().any(|one| one.typ() == LinuxNamespaceType::User && one.path().is_some())
+    linux
+        .namespaces()
+        .iter()
+        .flatten()
+        .any(|one| one.typ() == LinuxNamespaceType::User && one.path().is_some())
 }
 
 /// A sysctl that is not the namespace's own would change the host's.
@@ -234,7 +302,16 @@ fn sysctl(key: &str, has: &dyn Fn(LinuxNamespaceType) -> bool) -> Result<()> {
     if key.split('.').any(|part| part.is_empty()) || key.contains('\0') {
         return Err(Error::invalid(field, "is no name such as net.ipv4.ip_forward"));
     }
-    let ipc = ["kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem", "kernel.shmall", "kernel.shmmax", "kernel.shmmni", "kernel.shm_rmid_forced"];
+    let ipc = [
+        "kernel.msgmax",
+        "kernel.msgmnb",
+        "kernel.msgmni",
+        "kernel.sem",
+        "kernel.shmall",
+        "kernel.shmmax",
+        "kernel.shmmni",
+        "kernel.shm_rmid_forced",
+    ];
     let (kind, own) = if ipc.contains(&key.as_str()) || key.starts_with("fs.mqueue.") {
         (LinuxNamespaceType::Ipc, true)
     } else if key.starts_with("net.") {
@@ -250,13 +327,17 @@ fn sysctl(key: &str, has: &dyn Fn(LinuxNamespaceType) -> bool) -> Result<()> {
         return Err(Error::invalid(field, "belongs to no namespace; it would change the host"));
     }
     if !has(kind) {
-        return Err(Error::invalid(field, format!("needs a {kind} namespace in linux.namespaces; it would change the host's")));
+        return Err(Error::invalid(
+            field,
+            format!("needs a {kind} namespace in linux.namespaces; it would change the host's"),
+        ));
     }
     Ok(())
 }
 
 fn paths(linux: &Linux) -> Result<()> {
-    let lists = [("linux.maskedPaths", linux.masked_paths()), ("linux.readonlyPaths", linux.readonly_paths())];
+    let lists =
+        [("linux.maskedPaths", linux.masked_paths()), ("linux.readonlyPaths", linux.readonly_paths())];
     for (field, list) in lists {
         for one in list.iter().flatten() {
             path(field, Path::new(one))?;
@@ -268,8 +349,12 @@ fn paths(linux: &Linux) -> Result<()> {
     for (index, device) in linux.devices().iter().flatten().enumerate() {
         let field = format!("linux.devices[{index}].path");
         path(&field, device.path())?;
-        if !device.path().is_absolute() || device.path().components().any(|part| part == Component::ParentDir) {
-            return Err(Error::invalid(field, format!("is {:?}, and must be an absolute path without `..`", device.path())));
+        if !device.path().is_absolute() || device.path().components().any(|part| part == Component::ParentDir)
+        {
+            return Err(Error::invalid(
+                field,
+                format!("is {:?}, and must be an absolute path without `..`", device.path()),
+            ));
         }
     }
     Ok(())
@@ -278,7 +363,10 @@ fn paths(linux: &Linux) -> Result<()> {
 fn text(field: &str, text: &str) -> Result<()> {
     // The kernel takes 128 KiB for one argument; what is longer than half of that is an attack or a mistake.
     if text.len() > 2 * TEXT - 1 {
-        return Err(Error::invalid(field, format!("holds a text of {} bytes, and the limit is {}", text.len(), 2 * TEXT - 1)));
+        return Err(Error::invalid(
+            field,
+            format!("holds a text of {} bytes, and the limit is {}", text.len(), 2 * TEXT - 1),
+        ));
     }
     if text.contains('\0') {
         return Err(Error::invalid(field, "holds a nul character"));
@@ -289,7 +377,10 @@ fn text(field: &str, text: &str) -> Result<()> {
 fn path(field: &str, path: &Path) -> Result<()> {
     let bytes = path.as_os_str().as_encoded_bytes();
     if bytes.len() >= PATH {
-        return Err(Error::invalid(field, format!("has {} bytes, and a path has fewer than {PATH}", bytes.len())));
+        return Err(Error::invalid(
+            field,
+            format!("has {} bytes, and a path has fewer than {PATH}", bytes.len()),
+        ));
     }
     if bytes.contains(&0) {
         return Err(Error::invalid(field, "holds a nul character"));

@@ -31,13 +31,13 @@ use resolve::Path;
 
 type Result<T> = core::result::Result<T, Failure>;
 
-/// The child: from the new process to the guest's program. Every failure is reported and ends it.
-pub fn enter(plan: &Plan<'_>) -> ! {
+/// The child: from the new process to the guest's program. Every failure is reported to the parent, on the
+/// SOCK_SEQPACKET socket `channel`, and ends it.
+pub fn enter(plan: &Plan<'_>, channel: BorrowedFd<'_>) -> ! {
     sys::unblock_signals();
-    let channel = plan.handshake;
     let ready = match &plan.scene {
-        Scene::New(setting) => new_context(plan, setting),
-        Scene::Join(join) => join_context(plan, join),
+        Scene::New(setting) => new_context(plan, setting, channel),
+        Scene::Join(join) => join_context(plan, join, channel),
     };
     let (start, path) = match ready {
         Ok(ready) => ready,
@@ -48,17 +48,21 @@ pub fn enter(plan: &Plan<'_>) -> ! {
 }
 
 /// The step list of a new context. Gives the connection of `start`, if that was waited for, and the program.
-fn new_context(plan: &Plan<'_>, setting: &Setting<'_>) -> Result<(Option<OwnedFd>, Path)> {
+fn new_context(
+    plan: &Plan<'_>,
+    setting: &Setting<'_>,
+    channel: BorrowedFd<'_>,
+) -> Result<(Option<OwnedFd>, Path)> {
     join_cgroups(plan)?;
-    join_namespaces(plan, setting)?;
+    join_namespaces(plan, setting, channel)?;
     time_offsets(plan, setting)?;
     sys::shield().or_at(Step::Shield)?;
     name_and_network(setting)?;
     let slave = match setting.root {
-        Some(root) => root_file_system(plan, setting, root)?,
+        Some(root) => root_file_system(plan, setting, root, channel)?,
         None => {
             sysctls(plan, setting)?;
-            gate(plan, setting)?;
+            gate(setting, channel)?;
             own_terminal(&plan.process)?
         }
     };
@@ -66,14 +70,18 @@ fn new_context(plan: &Plan<'_>, setting: &Setting<'_>) -> Result<(Option<OwnedFd
         keyring(name)?;
     }
     let path = take_identity(&plan.process, slave)?;
-    report(plan.handshake, Report::Ready);
-    wait(plan.handshake, Order::Proceed).or_at(Step::Orders)?;
+    report(channel, Report::Ready);
+    wait(channel, Order::Proceed).or_at(Step::Orders)?;
     let start = setting.start.map(await_start).transpose()?;
     Ok((start, path))
 }
 
 /// The step list of a process that joins a running context.
-fn join_context(plan: &Plan<'_>, join: &Join<'_>) -> Result<(Option<OwnedFd>, Path)> {
+fn join_context(
+    plan: &Plan<'_>,
+    join: &Join<'_>,
+    channel: BorrowedFd<'_>,
+) -> Result<(Option<OwnedFd>, Path)> {
     sys::shield().or_at(Step::Shield)?;
     join_cgroups(plan)?;
     sys::setns(join.target, join.namespaces).or_at(Step::JoinNamespace)?;
@@ -82,8 +90,8 @@ fn join_context(plan: &Plan<'_>, join: &Join<'_>) -> Result<(Option<OwnedFd>, Pa
     }
     let slave = own_terminal(&plan.process)?;
     let path = take_identity(&plan.process, slave)?;
-    report(plan.handshake, Report::Ready);
-    wait(plan.handshake, Order::Proceed).or_at(Step::Orders)?;
+    report(channel, Report::Ready);
+    wait(channel, Order::Proceed).or_at(Step::Orders)?;
     Ok((None, path))
 }
 
@@ -95,12 +103,12 @@ fn join_cgroups(plan: &Plan<'_>) -> Result<()> {
     Ok(())
 }
 
-fn join_namespaces(plan: &Plan<'_>, setting: &Setting<'_>) -> Result<()> {
+fn join_namespaces(plan: &Plan<'_>, setting: &Setting<'_>, channel: BorrowedFd<'_>) -> Result<()> {
     for (index, (namespace, kind)) in setting.join.iter().enumerate() {
         sys::setns(*namespace, *kind).map_err(at(Step::JoinNamespace, index))?;
     }
     if setting.new_user_namespace {
-        wait(plan.handshake, Order::Mapped).or_at(Step::Orders)?;
+        wait(channel, Order::Mapped).or_at(Step::Orders)?;
     }
     if setting.user_namespace {
         become_root(&plan.process)?;
@@ -164,7 +172,12 @@ fn name_and_network(setting: &Setting<'_>) -> Result<()> {
 }
 
 /// Builds the root and moves into it. Gives the terminal, if there is one.
-fn root_file_system(plan: &Plan<'_>, setting: &Setting<'_>, root: &Root<'_>) -> Result<Option<OwnedFd>> {
+fn root_file_system(
+    plan: &Plan<'_>,
+    setting: &Setting<'_>,
+    root: &Root<'_>,
+    channel: BorrowedFd<'_>,
+) -> Result<Option<OwnedFd>> {
     // The modes of what is made here are the plan's, whatever the caller's umask.
     let caller = rustix::process::umask(Mode::empty());
     let tree = root::attach(root)?;
@@ -178,7 +191,7 @@ fn root_file_system(plan: &Plan<'_>, setting: &Setting<'_>, root: &Root<'_>) -> 
     if let (true, Some(slave)) = (root.console, &slave) {
         terminal::mount_console(tree.as_fd(), slave.as_fd())?;
     }
-    gate(plan, setting)?;
+    gate(setting, channel)?;
     sysctls(plan, setting)?;
     mounts::make_readonly(tree.as_fd(), root.readonly_paths)?;
     mounts::mask(tree.as_fd(), root.masked)?;
@@ -187,10 +200,10 @@ fn root_file_system(plan: &Plan<'_>, setting: &Setting<'_>, root: &Root<'_>) -> 
     Ok(slave)
 }
 
-fn gate(plan: &Plan<'_>, setting: &Setting<'_>) -> Result<()> {
+fn gate(setting: &Setting<'_>, channel: BorrowedFd<'_>) -> Result<()> {
     if setting.gate {
-        report(plan.handshake, Report::Gate);
-        wait(plan.handshake, Order::Continue).or_at(Step::Orders)?;
+        report(channel, Report::Gate);
+        wait(channel, Order::Continue).or_at(Step::Orders)?;
     }
     Ok(())
 }

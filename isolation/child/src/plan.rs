@@ -11,8 +11,6 @@ use rustix::fd::BorrowedFd;
 /// One child: where it finds itself, and what it becomes.
 #[derive(Debug)]
 pub struct Plan<'a> {
-    /// SOCK_SEQPACKET socket to the parent; see [`crate::handshake`] for the order of messages.
-    pub handshake: BorrowedFd<'a>,
     /// The root of the host's procfs, verified by the parent. Labels and sysctls are written through it, never through a
     /// path in the context (CVE-2019-16884, CVE-2025-52881).
     pub proc: BorrowedFd<'a>,

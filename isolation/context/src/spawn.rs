@@ -77,7 +77,7 @@ pub struct Birth<'a> {
     /// CLONE_NEW* flags of the namespaces that are made.
     pub new: u32,
     /// Namespaces that must be joined before the clone, in order.
-    pub join: &'a [&'a Joined],
+    pub join: Vec<&'a Joined>,
     /// Enter all of a process's namespaces of these CLONE_NEW* flags before the clone: (pidfd, flags).
     pub enter: Option<(BorrowedFd<'a>, u32)>,
     /// Joining changes the process for good, so that an intermediate one has to do it. Needed with a user namespace.
@@ -86,15 +86,16 @@ pub struct Birth<'a> {
     pub cgroup: Option<BorrowedFd<'a>>,
 }
 
-/// A handshake, and the end that goes into the child's plan.
-///
-/// # Errors
-///
-/// As socketpair(2).
-pub fn channel() -> Result<(Handshake, OwnedFd), Error> {
+/// Both ends of the handshake, until the child exists.
+struct Channel {
+    ours: OwnedFd,
+    theirs: OwnedFd,
+}
+
+fn channel() -> Result<Channel, Error> {
     let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
         .map_err(|error| Error::Channel(error.into()))?;
-    Ok((Handshake { socket: ours }, theirs))
+    Ok(Channel { ours, theirs })
 }
 
 /// Makes the child, which carries out the plan.
@@ -102,37 +103,55 @@ pub fn channel() -> Result<(Handshake, OwnedFd), Error> {
 /// # Errors
 ///
 /// A namespace cannot be joined, or clone3(2) fails.
-pub fn spawn(plan: &Plan<'_>, birth: &Birth<'_>, handshake: &Handshake) -> Result<Child, Error> {
+pub fn spawn(plan: &Plan<'_>, birth: &Birth<'_>) -> Result<(Child, Handshake), Error> {
     match procfs::own_threads() {
         Ok(1) => {}
         Ok(threads) => return Err(Error::Threads(threads)),
         Err(error) => return Err(Error::Clone(error)),
     }
-    if birth.apart {
-        return spawn_apart(plan, birth, handshake);
-    }
+    let channel = channel()?;
+    let child =
+        if birth.apart { spawn_apart(plan, birth, &channel)? } else { spawn_here(plan, birth, &channel)? };
+    // The child's end is the child's alone from here on: its death is then seen as the end of the file.
+    Ok((child, Handshake { socket: channel.ours }))
+}
+
+fn spawn_here(plan: &Plan<'_>, birth: &Birth<'_>, channel: &Channel) -> Result<Child, Error> {
     join(birth)?;
     let child = match clone3(birth.new, birth.cgroup, 0).map_err(Error::Clone)? {
         Some(child) => child,
-        None => become_child(plan, handshake),
+        None => become_child(plan, channel),
     };
     return_home(birth)?;
     Ok(child)
 }
 
 /// The child must not hold the parent's end: it would never read the end of file that tells of the parent's death.
-fn become_child(plan: &Plan<'_>, handshake: &Handshake) -> ! {
+fn become_child(plan: &Plan<'_>, channel: &Channel) -> ! {
     // SAFETY: this is the child's copy of the table; the owner of the descriptor lives on in the parent only, for the
     // child never returns to drop it.
-    unsafe { libc::close(handshake.socket.as_raw_fd()) };
-    vctx_child::enter(plan)
+    unsafe { libc::close(channel.ours.as_raw_fd()) };
+    vctx_child::enter(plan, channel.theirs.as_fd())
+}
+
+/// Calls `make` while this process's children are born in another process's pid namespace.
+///
+/// # Errors
+///
+/// The namespace cannot be joined, or what `make` returns.
+pub fn in_pid_namespace<T>(process: BorrowedFd<'_>, make: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    let birth = Birth { enter: Some((process, Kind::Pid.flag())), ..Default::default() };
+    join(&birth).map_err(io::Error::other)?;
+    let made = make();
+    return_home(&birth).map_err(io::Error::other)?;
+    made
 }
 
 fn join(birth: &Birth<'_>) -> Result<(), Error> {
     if let Some((target, flags)) = birth.enter {
         vctx_child::sys::setns(target, flags).map_err(|error| Error::Join(Kind::Pid, error.into()))?;
     }
-    for namespace in birth.join {
+    for namespace in &birth.join {
         vctx_child::sys::setns(namespace.as_fd(), namespace.kind.flag())
             .map_err(|error| Error::Join(namespace.kind, error.into()))?;
     }
@@ -152,14 +171,14 @@ fn return_home(birth: &Birth<'_>) -> Result<(), Error> {
 }
 
 /// An intermediate process joins, and clones the child as its own sibling (CLONE_PARENT), so that the child is ours.
-fn spawn_apart(plan: &Plan<'_>, birth: &Birth<'_>, handshake: &Handshake) -> Result<Child, Error> {
+fn spawn_apart(plan: &Plan<'_>, birth: &Birth<'_>, channel: &Channel) -> Result<Child, Error> {
     let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
         .map_err(|error| Error::Channel(error.into()))?;
     let Some(intermediate) = clone3(0, None, 0).map_err(Error::Clone)? else {
         let born = join(birth)
             .and_then(|()| clone3(birth.new, birth.cgroup, libc::CLONE_PARENT as u64).map_err(Error::Clone));
         let answer = match born {
-            Ok(None) => become_child(plan, handshake),
+            Ok(None) => become_child(plan, channel),
             Ok(Some(child)) => [0, child.pid],
             Err(Error::Join(kind, error)) => [1 + kind as i32, error.raw_os_error().unwrap_or(0)],
             Err(Error::Clone(error)) => [-1, error.raw_os_error().unwrap_or(0)],
@@ -191,6 +210,25 @@ fn spawn_apart(plan: &Plan<'_>, birth: &Birth<'_>, handshake: &Handshake) -> Res
             Err(Error::Join(kind, cause()))
         }
     }
+}
+
+/// Sends a signal that has no name of its own, such as a real-time one (pidfd_send_signal(2)).
+///
+/// # Errors
+///
+/// EINVAL for a number that is no signal, ESRCH when the process has ended.
+pub fn send_signal(process: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
+    // SAFETY: the kernel is given a descriptor and numbers, and no memory.
+    let sent = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            process.as_raw_fd(),
+            signal,
+            std::ptr::null::<libc::siginfo_t>(),
+            0,
+        )
+    };
+    if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// Waits for a child that is about to exit, or was killed.
