@@ -213,7 +213,7 @@ impl FromStr for Signal {
                 _ => NixSignal::from_str(&format!("SIG{name}")).map_err(|_| ValueError::Signal)? as i32,
             }
         };
-        if number > RTMAX || (number >= 32 && number < RTMIN) {
+        if number > RTMAX || (32..RTMIN).contains(&number) {
             Err(ValueError::Signal)
         } else {
             Ok(Signal(number))
