@@ -1,0 +1,62 @@
+//! `vctx create`: a context from a bundle, whose program waits for `start`.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use vctx_runtime::config::Config;
+use vctx_runtime::create::{Cgroups, Request, Start};
+use vctx_runtime::state::Store;
+
+use crate::args::{CgroupManager, CreateArgs, Global, Handles};
+use crate::error::Error;
+
+/// Runs the verb.
+pub(crate) fn run(global: &Global, args: CreateArgs) -> Result<ExitCode, Error> {
+    let request = of_bundle(global, &args.id, &args.bundle, &args.handles, Start::Wait)?;
+    let created = vctx_runtime::create::create(&store(global), request)?;
+    crate::handles::send_pidfd(args.handles.pidfd_socket.as_deref(), &created.child)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Where contexts are kept.
+pub(crate) fn store(global: &Global) -> Store {
+    Store::new(global.root.clone())
+}
+
+/// What is asked for with a bundle, for `create` and `run`.
+pub(crate) fn of_bundle(
+    global: &Global,
+    id: &str,
+    bundle: &Path,
+    handles: &Handles,
+    start: Start,
+) -> Result<Request, Error> {
+    // A wrong id is told before the bundle is looked for.
+    vctx_runtime::state::check_id(id)?;
+    let bundle =
+        bundle.canonicalize().map_err(|source| Error::Bundle { path: bundle.to_owned(), source })?;
+    let config = Config::of_bundle(&bundle)?;
+    Ok(Request {
+        id: id.to_owned(),
+        config,
+        bundle,
+        root: None,
+        console: crate::handles::console(handles.console_socket.as_deref())?,
+        start,
+        pid_file: handles.pid_file.clone(),
+        preserve: crate::handles::preserve(handles.preserve_fds),
+        no_pivot: handles.no_pivot,
+        no_keyring: handles.no_new_keyring,
+        cgroups: cgroups(global)?,
+        own: Vec::new(),
+    })
+}
+
+/// Who makes control groups.
+pub(crate) fn cgroups(global: &Global) -> Result<Cgroups, Error> {
+    match (global.cgroup_manager, global.systemd_cgroup) {
+        (CgroupManager::Disabled, false) => Ok(Cgroups::None),
+        (CgroupManager::Cgroupfs, false) => Ok(Cgroups::Files),
+        _ => Err(Error::SystemdCgroup),
+    }
+}

@@ -1,0 +1,57 @@
+//! `vctx run`: a context from creation to its end.
+
+use std::process::ExitCode;
+
+use vctx_context::terminal;
+use vctx_runtime::create::{Request, Start};
+
+use crate::args::Global;
+use crate::create::{of_bundle, store};
+use crate::error::Error;
+use crate::handles;
+use crate::run_args::RunArgs;
+use crate::supervise::{Signals, Supervisor, become_subreaper};
+
+/// Runs the verb. In the foreground it ends as the guest does.
+pub(crate) fn run(global: &Global, args: RunArgs) -> Result<ExitCode, Error> {
+    let (request, keep) = match &args.bundle {
+        Some(bundle) => (of_bundle(global, &args.target, bundle, &args.handles, Start::Now)?, args.keep),
+        None => crate::native::request(global, &args)?,
+    };
+    live(global, &args, request, keep)
+}
+
+/// Creates the context, and unless it is detached, waits for its end and removes it.
+fn live(global: &Global, args: &RunArgs, mut request: Request, keep: bool) -> Result<ExitCode, Error> {
+    let store = store(global);
+    let wants_terminal =
+        request.config.spec.process().as_ref().and_then(oci_spec::runtime::Process::terminal).unwrap_or(false);
+    let mut own_terminal = None;
+    if wants_terminal && request.console.is_none() {
+        if args.detach {
+            return Err(Error::DetachedTerminal);
+        }
+        let (ours, theirs) = terminal::pair().map_err(vctx_runtime::Error::from)?;
+        own_terminal = Some(ours);
+        request.console = Some(theirs);
+    }
+    if args.detach {
+        let created = vctx_runtime::create::create(&store, request)?;
+        handles::send_pidfd(args.handles.pidfd_socket.as_deref(), &created.child)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if !args.no_subreaper {
+        become_subreaper()?;
+    }
+    let signals = Signals::take()?;
+    let created = vctx_runtime::create::create(&store, request)?;
+    // Other commands must be able to reach the context while it runs.
+    drop(created.lock);
+    let result = handles::send_pidfd(args.handles.pidfd_socket.as_deref(), &created.child)
+        .and_then(|()| Supervisor::new(signals, created.child, own_terminal))
+        .and_then(Supervisor::run);
+    if !keep {
+        vctx_runtime::delete::finish(&created.context)?;
+    }
+    result
+}
