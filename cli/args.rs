@@ -33,7 +33,7 @@ static VERSION: LazyLock<String> = LazyLock::new(|| {
 /// `exec`, and 1 for the other verbs; otherwise `run` and `exec` exit as the guest did, 128 plus the signal's number if
 /// it was killed.
 #[derive(Debug, Parser)]
-#[command(name = "vctx", version = VERSION.as_str(), disable_help_subcommand = true)]
+#[command(name = "vctx", version = VERSION.as_str())]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) global: Global,

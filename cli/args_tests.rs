@@ -40,6 +40,7 @@ fn the_calls_of_engines_parse() {
         "vctx delete ID --force",
         "vctx ps --format json ID",
         "vctx ps --format table ID -o pid,ppid",
+        "vctx ps ID -ef",
         "vctx list --format=json",
         "vctx events --stats ID",
         "vctx events --interval=3s ID",
@@ -61,6 +62,8 @@ fn options_count_as_ours_until_the_guests_command_begins() {
     let Verb::Run(run) = parse("vctx run host --rm -- -odd --rm").unwrap().verb else { panic!() };
     assert!(run.process.rm);
     assert_eq!(run.command, ["-odd", "--rm"]);
+    let Verb::Exec(exec) = parse("vctx exec ID -- ls").unwrap().verb else { panic!() };
+    assert_eq!(exec.command, ["ls"]);
     assert!(parse("vctx exec ID --no-such-option ls").is_err());
     assert!(parse("vctx exec ID").is_err());
     let Verb::Ps(ps) = parse("vctx ps ID -o pid --format json").unwrap().verb else { panic!() };

@@ -10,7 +10,7 @@ use clap::{Arg, Command};
 
 /// Rewrite `argv`, whose first word is the program's name.
 pub(crate) fn normalise(argv: Vec<OsString>, cli: &Command) -> Vec<OsString> {
-    if !argv.iter().skip(1).any(|word| is_candidate(word)) {
+    if !argv.iter().skip(1).any(is_candidate) {
         return argv;
     }
     let mut words = argv.into_iter();

@@ -39,8 +39,9 @@ struct Info {
     cgroups: Cgroups,
     unprivileged: Unprivileged,
     sub_ids: SubIds,
-    seccomp_actions: Vec<String>,
-    security_modules: Vec<String>,
+    /// `None` where the kernel's file cannot be read, as without securityfs.
+    seccomp_actions: Option<Vec<String>>,
+    security_modules: Option<Vec<String>>,
     file_systems: Vec<FileSystem>,
     kvm: Kvm,
     programs: Vec<Program>,
@@ -73,15 +74,15 @@ impl Info {
             row("kernel", self.kernel.describe()),
             row("idmapped mounts", yes_no(self.kernel.mount_setattr)),
             row("control groups", self.cgroups.describe()),
-            row("controllers", list(&self.cgroups.controllers)),
+            row("controllers", list(Some(&self.cgroups.controllers))),
             row(
                 "delegated to you",
                 self.cgroups.delegated.as_ref().map_or("no".to_owned(), |path| path.display().to_string()),
             ),
             row("without root", describe_unprivileged(self.unprivileged).to_owned()),
             row("subordinate ids", self.sub_ids.describe()),
-            row("seccomp actions", list(&self.seccomp_actions)),
-            row("security modules", list(&self.security_modules)),
+            row("seccomp actions", list(self.seccomp_actions.as_deref())),
+            row("security modules", list(self.security_modules.as_deref())),
             row("file systems", loaded.join(" ")),
             row("kvm", self.kvm.describe().to_owned()),
         ];
@@ -180,9 +181,9 @@ impl Cgroups {
         let mut controllers: Vec<String> = own.lines().flat_map(v1_controllers).map(str::to_owned).collect();
         let mut delegated = None;
         if let Some(v2_root) = v2_root {
-            controllers.extend(words(v2_root.join("cgroup.controllers")));
+            controllers.extend(words(v2_root.join("cgroup.controllers")).unwrap_or_default());
             let path = own.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
-            let group = v2_root.join(path);
+            let group: PathBuf = v2_root.join(path).components().collect();
             let writable = |file: &Path| access(file, AccessFlags::W_OK).is_ok();
             delegated = (writable(&group) && writable(&group.join("cgroup.procs"))).then_some(group);
         }
@@ -264,7 +265,7 @@ struct FileSystem {
 
 impl FileSystem {
     fn look(name: &'static str) -> FileSystem {
-        let registered = words("/proc/filesystems").iter().any(|word| word == name);
+        let registered = words("/proc/filesystems").unwrap_or_default().iter().any(|word| word == name);
         FileSystem { name, registered }
     }
 }
@@ -345,17 +346,19 @@ fn read(path: impl AsRef<Path>) -> Result<String, Error> {
     fs::read_to_string(path).map_err(|source| Error::ReadFact { path: path.to_owned(), source })
 }
 
-/// The words of a file, split at spaces and commas; none if it is not there.
-fn words(path: impl AsRef<Path>) -> Vec<String> {
-    let text = fs::read_to_string(path).unwrap_or_default();
-    text.split(|c: char| c.is_whitespace() || c == ',')
-        .filter(|word| !word.is_empty())
-        .map(str::to_owned)
-        .collect()
+/// The words of a file, split at spaces and commas; `None` if it cannot be read.
+fn words(path: impl AsRef<Path>) -> Option<Vec<String>> {
+    let text = fs::read_to_string(path).ok()?;
+    let words = text.split(|c: char| c.is_whitespace() || c == ',').filter(|word| !word.is_empty());
+    Some(words.map(str::to_owned).collect())
 }
 
-fn list(words: &[String]) -> String {
-    if words.is_empty() { "none".to_owned() } else { words.join(" ") }
+fn list(words: Option<&[String]>) -> String {
+    match words {
+        None => "unknown: the kernel's file cannot be read".to_owned(),
+        Some([]) => "none".to_owned(),
+        Some(words) => words.join(" "),
+    }
 }
 
 fn yes_no(yes: bool) -> String {

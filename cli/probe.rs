@@ -57,8 +57,9 @@ pub(crate) fn unprivileged() -> Result<Unprivileged, Error> {
 }
 
 fn attempt() -> Unprivileged {
-    if geteuid().is_root() && become_nobody().is_err() {
-        return Unprivileged::Nothing;
+    if geteuid().is_root() {
+        // Root of a user namespace that has no other ids cannot become nobody; it is an ordinary user to the kernel.
+        let _ = become_nobody();
     }
     let (uid, gid) = (geteuid(), getegid());
     // SAFETY: unshare changes only this child.
