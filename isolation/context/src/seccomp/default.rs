@@ -185,6 +185,12 @@ pub fn default_profile(capabilities: u64) -> LinuxSeccomp {
     profile
 }
 
+/// Whether the profile for these capabilities is the one for [`DEFAULT_CAPABILITIES`]: most capabilities unlock no call.
+pub(super) fn is_usual(capabilities: u64) -> bool {
+    let unlocking = UNLOCKED.iter().fold(0, |all, (any, _)| all | mask(any));
+    (capabilities ^ DEFAULT_CAPABILITIES) & unlocking == 0
+}
+
 /// clone3 hides its flags behind a pointer; told that it does not exist, C libraries call clone.
 fn without_new_namespaces() -> [LinuxSyscall; 3] {
     let mut clone3 = allow("clone3", vec![]);
