@@ -1,3 +1,4 @@
 //! x
 
+pub mod passwd;
 pub mod seccomp;
