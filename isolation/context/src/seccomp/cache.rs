@@ -18,7 +18,7 @@ use oci_spec::runtime::LinuxSeccomp;
 use super::{architecture, bpf};
 
 /// The file's type and the version of everything here that shapes a program: change the number with `lower` or `bpf`.
-const MAGIC: [u8; 8] = *b"vctxbpf1";
+const MAGIC: [u8; 8] = *b"vctxbpf2";
 
 /// Magic, compiler (8 bytes), length of the key (4), instructions (4), checksum of key and program (8).
 const HEADER: usize = 32;

@@ -1,13 +1,15 @@
 //! From an OCI seccomp profile to the BPF program that the child loads with seccomp(2), in the parent, before clone.
 //!
 //! Downward: `validate` refuses what cannot work; `cache` knows programs that were compiled before, the default one
-//! from the binary itself; `lower` lets libseccomp compile what is new, and `bpf` puts our own prologue in front.
+//! from the binary itself; `lower` lets libseccomp compile what is new, `bpf` puts our own prologue in front, and
+//! `ranges` makes the whole small.
 
 mod architecture;
 mod bpf;
 mod cache;
 mod default;
 mod lower;
+mod ranges;
 mod validate;
 
 #[cfg(test)]
