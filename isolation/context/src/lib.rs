@@ -8,6 +8,7 @@ pub mod cgroup;
 pub mod exe;
 pub mod idmap;
 pub mod namespace;
+pub mod passwd;
 pub mod procfs;
 pub mod seccomp;
 pub mod spawn;

@@ -6,9 +6,10 @@
 
 use libc::{BPF_ABS, BPF_JA, BPF_JEQ, BPF_JGE, BPF_JGT, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W, sock_filter};
 
-/// Offsets in `struct seccomp_data`.
-const NUMBER: u32 = 0;
-const ARCH: u32 = 4;
+/// Offset in `struct seccomp_data`.
+pub(super) const NUMBER: u32 = 0;
+/// Offset in `struct seccomp_data`.
+pub(super) const ARCH: u32 = 4;
 /// The half of the first argument that holds a small number.
 const FIRST_ARGUMENT: u32 = if cfg!(target_endian = "little") { 16 } else { 20 };
 
@@ -81,15 +82,15 @@ fn body(section: &Section) -> Vec<sock_filter> {
     code
 }
 
-fn load(offset: u32) -> sock_filter {
+pub(super) fn load(offset: u32) -> sock_filter {
     instruction(BPF_LD | BPF_W | BPF_ABS, offset, 0, 0)
 }
 
-fn jump(condition: u32, k: u32, jt: u8, jf: u8) -> sock_filter {
+pub(super) fn jump(condition: u32, k: u32, jt: u8, jf: u8) -> sock_filter {
     instruction(BPF_JMP | condition | BPF_K, k, jt, jf)
 }
 
-fn ret(action: u32) -> sock_filter {
+pub(super) fn ret(action: u32) -> sock_filter {
     instruction(BPF_RET | BPF_K, action, 0, 0)
 }
 

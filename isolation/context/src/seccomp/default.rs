@@ -185,6 +185,12 @@ pub fn default_profile(capabilities: u64) -> LinuxSeccomp {
     profile
 }
 
+/// Whether the profile for these capabilities is the one for [`DEFAULT_CAPABILITIES`]: most capabilities unlock no call.
+pub(super) fn is_usual(capabilities: u64) -> bool {
+    let unlocking = UNLOCKED.iter().fold(0, |all, (any, _)| all | mask(any));
+    (capabilities ^ DEFAULT_CAPABILITIES) & unlocking == 0
+}
+
 /// clone3 hides its flags behind a pointer; told that it does not exist, C libraries call clone.
 fn without_new_namespaces() -> [LinuxSyscall; 3] {
     let mut clone3 = allow("clone3", vec![]);
@@ -210,11 +216,12 @@ fn architectures() -> Vec<Arch> {
 /// "masked not equal". A value is different when one bit is; bits in which the refused values differ are told apart
 /// one after the other.
 fn all_but(refused: &[u32]) -> Vec<(u32, u32)> {
-    fn split(refused: &[u32], fixed: u32, value: u32, pairs: &mut Vec<(u32, u32)>) {
-        let mut open = None;
-        for bit in (0..32).map(|place| 1_u32 << place).filter(|bit| fixed & bit == 0) {
+    fn split(refused: &[u32], fixed: u32, value: u32, done: u32, pairs: &mut Vec<(u32, u32)>) {
+        let (mut open, mut agreed) = (None, done);
+        for bit in (0..32).map(|place| 1_u32 << place).filter(|bit| (fixed | done) & bit == 0) {
             if refused.iter().all(|one| one & bit == refused[0] & bit) {
                 pairs.push((fixed | bit, value | (!refused[0] & bit)));
+                agreed |= bit;
             } else {
                 open = Some(bit);
             }
@@ -222,11 +229,11 @@ fn all_but(refused: &[u32]) -> Vec<(u32, u32)> {
         let Some(bit) = open else { return };
         for side in [0, bit] {
             let there: Vec<u32> = refused.iter().copied().filter(|one| one & bit == side).collect();
-            split(&there, fixed | bit, value | side, pairs);
+            split(&there, fixed | bit, value | side, agreed, pairs);
         }
     }
     let mut pairs = Vec::new();
-    split(refused, 0, 0, &mut pairs);
+    split(refused, 0, 0, 0, &mut pairs);
     pairs
 }
 

@@ -11,7 +11,7 @@ use oci_spec::runtime::{
 use rustix::fs::{MemfdFlags, memfd_create};
 
 use super::bpf::{self, Section, Socketcall};
-use super::{Error, architecture};
+use super::{Error, architecture, ranges};
 
 /// The sub-calls of `socketcall`, beginning with number 1 (`linux/net.h`).
 const SOCKETCALLS: [&str; 20] = [
@@ -37,8 +37,19 @@ const SOCKETCALLS: [&str; 20] = [
     "sendmmsg",
 ];
 
-/// Compiles the whole program: our prologue, then libseccomp's.
+/// Compiles the program: our prologue, then libseccomp's, made small where that is understood.
 pub(super) fn lower(profile: &LinuxSeccomp) -> Result<Vec<sock_filter>, Error> {
+    let (whole, audits) = whole(profile)?;
+    let small = ranges::shrink(&whole, &audits).filter(|small| small.len() < whole.len());
+    let program = small.unwrap_or(whole);
+    match program.len() {
+        instructions if instructions > libc::BPF_MAXINSNS as usize => Err(Error::TooLong { instructions }),
+        _ => Ok(program),
+    }
+}
+
+/// The program as it comes, and the audit numbers that it knows.
+pub(super) fn whole(profile: &LinuxSeccomp) -> Result<(Vec<sock_filter>, Vec<u32>), Error> {
     let default = action(profile.default_action(), profile.default_errno_ret());
     let mut context = ScmpFilterContext::new(default).map_err(Error::Compile)?;
     let architectures = architecture::of(profile);
@@ -52,12 +63,11 @@ pub(super) fn lower(profile: &LinuxSeccomp) -> Result<Vec<sock_filter>, Error> {
     for rule in profile.syscalls().iter().flatten() {
         add(&mut context, rule, default)?;
     }
-    let program = export(&context)?;
-    let program = bpf::with_prologue(&sections(profile, &architectures), &program);
-    match program.len() {
-        instructions if instructions > libc::BPF_MAXINSNS as usize => Err(Error::TooLong { instructions }),
-        _ => Ok(program),
-    }
+    let program = bpf::with_prologue(&sections(profile, &architectures), &export(&context)?);
+    let mut audits: Vec<u32> = architectures.into_iter().map(architecture::audit).collect();
+    audits.sort_unstable();
+    audits.dedup();
+    Ok((program, audits))
 }
 
 /// One rule of the profile for each of its names. Names that libseccomp does not know are skipped: profiles are

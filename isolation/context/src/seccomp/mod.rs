@@ -1,13 +1,15 @@
 //! From an OCI seccomp profile to the BPF program that the child loads with seccomp(2), in the parent, before clone.
 //!
 //! Downward: `validate` refuses what cannot work; `cache` knows programs that were compiled before, the default one
-//! from the binary itself; `lower` lets libseccomp compile what is new, and `bpf` puts our own prologue in front.
+//! from the binary itself; `lower` lets libseccomp compile what is new, `bpf` puts our own prologue in front, and
+//! `ranges` makes the whole small.
 
 mod architecture;
 mod bpf;
 mod cache;
 mod default;
 mod lower;
+mod ranges;
 mod validate;
 
 #[cfg(test)]
@@ -151,6 +153,16 @@ pub fn compile(profile: &LinuxSeccomp, cache: Option<&Path>) -> Result<Option<Fi
     Ok(Some(Filter { program, flags, listener }))
 }
 
+/// The filter of [`default_profile`] with these capabilities. Where they unlock what [`DEFAULT_CAPABILITIES`] do, it is in
+/// the binary, and the profile is not even built.
+pub fn compile_default(capabilities: u64, cache: Option<&Path>) -> Result<Option<Filter>, Error> {
+    let prebuilt = if default::is_usual(capabilities) { cache::prebuilt_default() } else { None };
+    match prebuilt {
+        Some(program) => Ok(Some(Filter { program, flags: WITHOUT_FLAGS as u32, listener: None })),
+        None => compile(&default_profile(capabilities), cache),
+    }
+}
+
 /// With an architecture list the filter still has a job: it keeps all other architectures out.
 fn allows_everything(profile: &LinuxSeccomp) -> bool {
     let allow = LinuxSeccompAction::ScmpActAllow;
@@ -166,13 +178,16 @@ fn listener(profile: &LinuxSeccomp) -> Option<Listener> {
     profile.listener_path().clone().map(|path| Listener { path, metadata })
 }
 
-/// The bits for seccomp(2). As in runc, a profile without a flag list (not: with an empty one) gets SPEC_ALLOW: since
-/// Linux 5.16 the kernel keeps the store bypass mitigation for those who ask by prctl(2), and so do we on older ones.
+/// As in runc, a profile without a flag list (not: with an empty one) gets SPEC_ALLOW: since Linux 5.16 the kernel keeps
+/// the store bypass mitigation for those who ask by prctl(2), and so do we on older ones.
+const WITHOUT_FLAGS: libc::c_ulong = libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW;
+
+/// The bits for seccomp(2).
 fn flags(profile: &LinuxSeccomp, notify: bool) -> Result<u32, Error> {
     use LinuxSeccompFilterFlag as Flag;
     let mut flags = if notify { libc::SECCOMP_FILTER_FLAG_NEW_LISTENER } else { 0 };
     let Some(wanted) = profile.flags() else {
-        return Ok((flags | libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW) as u32);
+        return Ok((flags | WITHOUT_FLAGS) as u32);
     };
     for &flag in wanted {
         flags |= match flag {

@@ -5,7 +5,7 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use super::{engine_profile, profile};
-use crate::seccomp::{DEFAULT_CAPABILITIES, bpf, cache, compile, default_profile, lower};
+use crate::seccomp::{DEFAULT_CAPABILITIES, bpf, cache, compile, compile_default, default_profile, lower};
 
 /// Replaces the default profile's entry: `cargo test -p vctx-context -- --ignored regenerate`, then commit the file.
 /// To be run after each change of the profile, of `lower`, or of `bpf`; the next test fails until then.
@@ -35,6 +35,19 @@ fn the_prebuilt_default_filter_is_what_libseccomp_compiles() {
         "same libseccomp, different program: regenerate"
     );
     assert!(!prebuilt.is_empty());
+}
+
+#[test]
+fn the_default_filter_is_the_default_profiles_for_all_capabilities() {
+    for capabilities in [0, 1, DEFAULT_CAPABILITIES, DEFAULT_CAPABILITIES | 1 << 12, u64::MAX]
+        .into_iter()
+        .chain((0..41).map(|bit| 1 << bit))
+    {
+        let short = compile_default(capabilities, None).unwrap().unwrap();
+        let long = compile(&default_profile(capabilities), None).unwrap().unwrap();
+        assert_eq!(bpf::to_bytes(&short.program), bpf::to_bytes(&long.program), "{capabilities:#x}");
+        assert_eq!((short.flags, short.listener), (long.flags, long.listener));
+    }
 }
 
 /// An entry with another program for the same profile: whoever returns it has read the file, and not compiled.

@@ -5,14 +5,14 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitStatus};
 
 use super::profile;
-use crate::seccomp::{DEFAULT_CAPABILITIES, Filter, compile, default_profile};
+use crate::seccomp::{DEFAULT_CAPABILITIES, Filter, compile, compile_default};
 
 fn filter(text: &str) -> Filter {
     compile(&profile(text), None).unwrap().unwrap()
 }
 
 fn default_filter() -> Filter {
-    compile(&default_profile(DEFAULT_CAPABILITIES), None).unwrap().unwrap()
+    compile_default(DEFAULT_CAPABILITIES, None).unwrap().unwrap()
 }
 
 /// What the child of the runtime does with a filter; the result is the listener, or 0.

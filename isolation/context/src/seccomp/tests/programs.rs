@@ -3,7 +3,7 @@
 use oci_spec::runtime::{Arch, LinuxSeccomp};
 
 use super::profile;
-use crate::seccomp::{DEFAULT_CAPABILITIES, bpf, compile, default_profile};
+use crate::seccomp::{DEFAULT_CAPABILITIES, bpf, compile, default_profile, lower, ranges};
 
 const X86_64: u32 = Arch::ScmpArchX86_64 as u32;
 const I386: u32 = Arch::ScmpArchX86 as u32;
@@ -198,5 +198,45 @@ fn an_engine_size_profile_decides_as_its_rules_read() {
         let rule = rules().next();
         let expected = rule.map_or(ENOSYS, |rule| rule.action().as_u32(rule.errno_ret()));
         assert_eq!(run(&program, X86_64, number as u32, [0; 6]), expected, "{name}");
+    }
+}
+
+#[test]
+fn a_shrunk_program_decides_as_before() {
+    let trivial =
+        profile(r#"{"defaultAction": "SCMP_ACT_LOG", "architectures": ["SCMP_ARCH_X86", "SCMP_ARCH_X32"]}"#);
+    let mut privileged = default_profile(u64::MAX);
+    privileged.set_default_errno_ret(Some(5));
+    for profile in [default_profile(DEFAULT_CAPABILITIES), super::engine_profile(), privileged, trivial] {
+        let (before, audits) = lower::whole(&profile).unwrap();
+        let after = ranges::shrink(&before, &audits).expect("the program is understood");
+        assert!(after.len() < before.len().max(60), "{} before, {} after", before.len(), after.len());
+        let numbers = (0..600).chain([9999, 0x3fff_ffff, u32::MAX - 1, u32::MAX]);
+        for number in numbers.chain((0..600).map(|number| bpf::X32_BIT | number)) {
+            for audit in [X86_64, I386, Arch::ScmpArchAarch64 as u32, 0] {
+                for arg in [
+                    0,
+                    1,
+                    2,
+                    8,
+                    9,
+                    16,
+                    17,
+                    38,
+                    40,
+                    0x5401,
+                    0x5412,
+                    0x541c,
+                    0x1000_0011,
+                    0x2_0000,
+                    1 << 32,
+                    u64::MAX,
+                ] {
+                    let args = [arg, arg, 0, 0, 0, 0];
+                    let (old, new) = (run(&before, audit, number, args), run(&after, audit, number, args));
+                    assert_eq!(old, new, "architecture {audit:#x}, number {number:#x}, argument {arg:#x}");
+                }
+            }
+        }
     }
 }
