@@ -48,6 +48,25 @@ fn limits_of_version_1_reach_the_kernel() {
 }
 
 #[test]
+fn rates_of_block_devices_reach_the_kernel() {
+    let Some(fixture) = Fixture::new("rates") else { return };
+    let disks = std::fs::read_dir("/sys/block").unwrap().flatten();
+    let numbers = disks.filter_map(|disk| file::read(&disk.path().join("dev")).ok()).next();
+    let Some(device) = numbers.filter(|_| fixture.has("blkio")) else { return };
+    let (major, minor) = device.trim().split_once(':').unwrap();
+    let rates = |rate| {
+        let entry = format!(r#"[{{"major":{major},"minor":{minor},"rate":{rate}}}]"#);
+        format!(r#"{{"blockIO":{{"throttleReadBpsDevice":{entry},"throttleWriteIOPSDevice":{entry}}}}}"#)
+    };
+    fixture.apply(&rates(1048576)).unwrap();
+    let line = format!("{major}:{minor} 1048576");
+    assert_eq!(fixture.value("blkio", "blkio.throttle.read_bps_device"), line);
+    assert_eq!(fixture.value("blkio", "blkio.throttle.write_iops_device"), line);
+    fixture.apply(&rates(0)).unwrap();
+    assert_eq!(fixture.value("blkio", "blkio.throttle.read_bps_device"), "");
+}
+
+#[test]
 fn a_limit_without_its_controller_is_an_error_with_its_name_and_no_limit_is_none() {
     let Some(fixture) = Fixture::unified("missing") else { return };
     if file::read(&fixture.group.v2.as_ref().unwrap().point.join("cgroup.controllers"))

@@ -213,7 +213,7 @@ fn a_failed_create_leaves_no_directory() {
 #[test]
 fn a_process_enters_every_hierarchy_and_is_listed() {
     let Some(mut fixture) = Fixture::new("join") else { return };
-    let pid = fixture.spawn("sleep 100");
+    let pid = fixture.spawn("exec sleep 1000");
     assert_eq!(fixture.group.procs(true).unwrap(), [pid as i32]);
     let membership = file::read(Path::new(&format!("/proc/{pid}/cgroup"))).unwrap();
     for line in membership.lines() {
@@ -250,6 +250,30 @@ fn a_clone_into_the_unified_directory_starts_in_it() {
 
 /// linux/sched.h; the constant of the libc crate is too narrow.
 const CLONE_INTO_CGROUP: u64 = 1 << 33;
+
+#[test]
+fn the_group_around_a_process_is_the_child_group_it_moved_to() {
+    let Some(mut fixture) = Fixture::new("around") else { return };
+    let pid = fixture.spawn("exec sleep 1000");
+    assert_eq!(
+        fixture.group.around(pid as i32).unwrap().hierarchies().collect::<Vec<_>>(),
+        hierarchies(&fixture)
+    );
+    let inner = fixture.group.child("init.scope").unwrap();
+    inner.create().unwrap();
+    for hierarchy in inner.hierarchies() {
+        file::write(&hierarchy.dir.join("cgroup.procs"), &pid.to_string(), "test").unwrap();
+    }
+    assert_eq!(fixture.group.around(pid as i32).unwrap(), inner);
+    assert_eq!(fixture.group.procs(false).unwrap(), [0_i32; 0]);
+    assert_eq!(fixture.group.procs(true).unwrap(), [pid as i32]);
+    // A process that is elsewhere does not lead out of the group.
+    assert_eq!(inner.around(std::process::id() as i32).unwrap(), inner);
+}
+
+fn hierarchies(fixture: &Fixture) -> Vec<&Hierarchy> {
+    fixture.group.hierarchies().collect()
+}
 
 /// A tree of processes that keeps forking, one of them in a child group.
 const FORKING: &str = "while :; do sleep 1000 & sleep 0.01; done";
@@ -346,7 +370,7 @@ fn removal_takes_the_children_along_and_waits_for_the_dying() {
 #[test]
 fn removal_leaves_a_group_with_living_processes_alone() {
     let Some(mut fixture) = Fixture::new("busy") else { return };
-    let pid = fixture.spawn("sleep 1000");
+    let pid = fixture.spawn("exec sleep 1000");
     assert!(matches!(fixture.group.remove(), Err(Error::Remove { .. })));
     let membership = file::read(Path::new(&format!("/proc/{pid}/cgroup"))).unwrap();
     assert!(membership.lines().all(|line| line.contains("/vctx/test-busy")), "{membership}");
