@@ -8,7 +8,7 @@ use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceCgroupBuilder, LinuxDevice
 use rustix::fs::{Mode as FileMode, OFlags, open};
 use rustix::io::Errno;
 
-use super::{Cgroup, Error, Mode, file, program};
+use super::{Cgroup, Error, file, program};
 
 pub(super) const MKNOD: u8 = 1;
 pub(super) const READ: u8 = 2;
@@ -137,10 +137,7 @@ impl Cgroup {
             (Some(dir), _) => update_v1(dir, &List::of(&policy)?),
             (None, Some(dir)) => program::replace(dir, &policy),
             (None, None) if policy.allow && policy.rules.is_empty() => Ok(()),
-            (None, None) => {
-                debug_assert_eq!(self.mode, Mode::V1);
-                Err(self.missing("devices", "the devices controller"))
-            }
+            (None, None) => Err(self.missing("devices", "the devices controller")),
         }
     }
 }

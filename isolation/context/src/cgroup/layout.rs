@@ -146,6 +146,11 @@ fn entries(membership: &str) -> impl Iterator<Item = Entry<'_>> {
     })
 }
 
+/// The path of a process in the hierarchy of `controllers`, by its `/proc/PID/cgroup`.
+pub(super) fn path_of<'a>(membership: &'a str, controllers: &[String]) -> Option<&'a str> {
+    entries(membership).find(|entry| entry.names() == controllers).map(|entry| entry.path)
+}
+
 fn magic(path: &Path) -> Option<i64> {
     rustix::fs::statfs(path).ok().map(|stat| stat.f_type)
 }

@@ -132,6 +132,23 @@ impl Cgroup {
         Ok(child)
     }
 
+    /// The group in which `pid` is, where that is below this one in a hierarchy, else this one. A context that manages
+    /// groups of its own (systemd) has left version 2's directory to be an inner node, which the kernel lets no
+    /// process enter; a process that joins the context later goes where its init is.
+    pub fn around(&self, pid: i32) -> Result<Cgroup, Error> {
+        let membership = file::read(Path::new(&format!("/proc/{pid}/cgroup")))?;
+        let mut group = self.clone();
+        group.own_parent = false;
+        for hierarchy in group.v1.iter_mut().chain(&mut group.v2) {
+            let path = layout::path_of(&membership, &hierarchy.controllers);
+            let inside = path.map(|path| hierarchy.point.join(path.trim_start_matches('/')));
+            if let Some(dir) = inside.filter(|dir| dir.starts_with(&hierarchy.dir) && dir.exists()) {
+                hierarchy.dir = dir;
+            }
+        }
+        Ok(group)
+    }
+
     /// The kind of machine the group lives on.
     pub fn mode(&self) -> Mode {
         self.mode

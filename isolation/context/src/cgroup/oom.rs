@@ -1,5 +1,6 @@
 //! Notice of out-of-memory kills: a descriptor to poll and a reading of what happened since.
 
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -16,7 +17,8 @@ pub struct OomEvents {
     /// Holds the `kills` counter: `memory.oom_control` (version 1) or `memory.events`.
     path: PathBuf,
     kills: u64,
-    populated: Option<PathBuf>,
+    /// Says whether the group has processes (version 2), and by which watch its changes are announced.
+    group: Option<(PathBuf, i32)>,
 }
 
 /// What happened since the last reading.
@@ -31,40 +33,38 @@ pub struct OomReading {
 impl Cgroup {
     /// Watches for out-of-memory kills in the group.
     pub fn oom_events(&self) -> Result<OomEvents, Error> {
-        let (path, populated, notice) = match self.home("memory") {
+        let (path, group, notice) = match self.home("memory") {
             Some(Home::V1(dir)) => (dir.join("memory.oom_control"), None, watch_v1(dir)?),
             Some(Home::V2(dir)) => {
                 let (events, group) = (dir.join("memory.events"), dir.join("cgroup.events"));
-                let notice = watch_v2(&[&events, &group])?;
-                (events, Some(group), notice)
+                let (notice, watch) = watch_v2(&events, &group)?;
+                (events, Some((group, watch)), notice)
             }
             None => return Err(self.missing("notice of out-of-memory kills", "the memory controller")),
         };
         let kills = count(&path)?.unwrap_or(0);
-        Ok(OomEvents { notice, path, kills, populated })
+        Ok(OomEvents { notice, path, kills, group })
     }
 }
 
 impl OomEvents {
     /// Takes what the descriptor announced. Does not block.
     pub fn read(&mut self) -> Result<OomReading, Error> {
-        let mut buffer = [0; 4096];
-        loop {
-            match rustix::io::read(&self.notice, &mut buffer[..]) {
-                // An eventfd gives its count once; inotify may have more than one buffer of records.
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => break,
-                Err(errno) => return Err(Error::Watch { path: self.path.clone(), source: errno.into() }),
-            }
-        }
+        let changed = match &self.group {
+            Some((_, watch)) => drain_inotify(&self.notice, *watch),
+            None => drain_eventfd(&self.notice).map(|()| false),
+        };
+        let changed =
+            changed.map_err(|errno| Error::Watch { path: self.path.clone(), source: errno.into() })?;
         let Some(total) = count(&self.path)? else { return Ok(OomReading { kills: 0, over: true }) };
         let kills = total.saturating_sub(self.kills);
         self.kills = total;
-        let over = match &self.populated {
-            Some(path) => {
+        let over = match &self.group {
+            // Only a change to empty is an end: before its first process the group is empty too.
+            Some((path, _)) if changed => {
                 file::read_if_present(path)?.is_none_or(|text| file::keyed(&text, "populated") == Some(0))
             }
-            None => false,
+            _ => false,
         };
         Ok(OomReading { kills, over })
     }
@@ -92,13 +92,39 @@ fn watch_v1(dir: &Path) -> Result<OwnedFd, Error> {
     Ok(notice)
 }
 
-fn watch_v2(paths: &[&Path]) -> Result<OwnedFd, Error> {
+/// The inotify descriptor and its watch of `group`.
+fn watch_v2(memory: &Path, group: &Path) -> Result<(OwnedFd, i32), Error> {
     let failed = |path: &Path, errno: Errno| Error::Watch { path: path.into(), source: errno.into() };
     let flags = inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK;
-    let notice = inotify::init(flags).map_err(|errno| failed(paths[0], errno))?;
-    for path in paths {
-        let events = inotify::WatchFlags::MODIFY | inotify::WatchFlags::DELETE_SELF;
-        inotify::add_watch(&notice, *path, events).map_err(|errno| failed(path, errno))?;
+    let notice = inotify::init(flags).map_err(|errno| failed(memory, errno))?;
+    let watch = |path: &Path| {
+        let watch = inotify::add_watch(&notice, path, inotify::WatchFlags::MODIFY);
+        watch.map_err(|errno| failed(path, errno))
+    };
+    watch(memory)?;
+    let group = watch(group)?;
+    Ok((notice, group))
+}
+
+/// Takes all records; returns whether one was of `watch`.
+fn drain_inotify(notice: &OwnedFd, watch: i32) -> Result<bool, Errno> {
+    let mut buffer = [MaybeUninit::uninit(); 1024];
+    let mut records = inotify::Reader::new(notice, &mut buffer);
+    let mut seen = false;
+    loop {
+        match records.next() {
+            Ok(record) => seen |= record.wd() == watch,
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => return Ok(seen),
+            Err(errno) => return Err(errno),
+        }
     }
-    Ok(notice)
+}
+
+/// Takes the count, of which only the announcement matters.
+fn drain_eventfd(notice: &OwnedFd) -> Result<(), Errno> {
+    match rustix::io::read(notice, &mut [0; 8]) {
+        Ok(_) | Err(Errno::AGAIN | Errno::INTR) => Ok(()),
+        Err(errno) => Err(errno),
+    }
 }

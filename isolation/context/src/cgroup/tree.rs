@@ -101,7 +101,12 @@ impl Cgroup {
                 return Ok(false);
             }
             let path = ancestor.join("cgroup.subtree_control");
-            if file::write(&path, &format!("+{controller}"), "cgroup.subtree_control").is_err() {
+            if has_word(&path, controller)? {
+                continue;
+            }
+            if holds_processes(ancestor)
+                || file::write(&path, &format!("+{controller}"), "cgroup.subtree_control").is_err()
+            {
                 return Ok(false);
             }
         }
@@ -168,6 +173,9 @@ fn enable_all(unified: &Hierarchy) -> Result<(), Error> {
         if wanted.is_empty() {
             continue;
         }
+        if holds_processes(ancestor) {
+            return Ok(());
+        }
         let path = ancestor.join("cgroup.subtree_control");
         if file::write(&path, &wanted.join(" "), "cgroup.subtree_control").is_err() {
             // One controller that cannot be had (cpu, while realtime processes run) must not cost the others. A
@@ -178,6 +186,14 @@ fn enable_all(unified: &Hierarchy) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// True for a group, other than the kernel's root, that has processes of its own. Most controllers cannot be turned on
+/// for its children; those that can (cpu, pids) would turn it into the root of threaded groups, into whose children no
+/// process could be put.
+fn holds_processes(dir: &Path) -> bool {
+    let procs = || file::read(&dir.join("cgroup.procs")).map_or(true, |text| !text.is_empty());
+    dir.join("cgroup.type").exists() && procs()
 }
 
 /// The directories from the hierarchy's root down to the group's parent.

@@ -6,7 +6,7 @@ use super::*;
 fn figures_are_the_kernels() {
     let Some(mut fixture) = Fixture::new("stats") else { return };
     if !["memory", "cpu", "cpuacct", "pids", "cpuset"].iter().all(|name| fixture.has(name)) {
-        return;
+        return skipped("the controllers are not here in this version");
     }
     fixture
         .apply(r#"{"memory":{"limit":268435456},"pids":{"limit":20},"cpu":{"quota":10000,"period":50000}}"#)
