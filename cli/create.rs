@@ -33,8 +33,7 @@ pub(crate) fn of_bundle(
 ) -> Result<Request, Error> {
     // A wrong id is told before the bundle is looked for.
     vctx_runtime::state::check_id(id)?;
-    let bundle =
-        bundle.canonicalize().map_err(|source| Error::Bundle { path: bundle.to_owned(), source })?;
+    let bundle = bundle.canonicalize().map_err(|source| Error::Bundle { path: bundle.to_owned(), source })?;
     let config = Config::of_bundle(&bundle)?;
     Ok(Request {
         id: id.to_owned(),

@@ -2,13 +2,42 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 /// A failure of a command.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    /// A verb whose command is not wired to the runtime.
-    #[error("`{0}` is not built yet")]
-    NotBuilt(&'static str),
+    /// What the runtime says.
+    #[error(transparent)]
+    Runtime(#[from] vctx_runtime::Error),
+    #[error("cannot find the bundle {}; give its folder with --bundle", path.display())]
+    Bundle { path: PathBuf, source: io::Error },
+    #[error("--systemd-cgroup is not supported yet; use the cgroupfs manager of the engine")]
+    SystemdCgroup,
+    #[error("cannot send the pidfd to {}", path.display())]
+    PidfdSocket { path: PathBuf, source: io::Error },
+    #[error("a detached process cannot have a terminal unless --console-socket takes it")]
+    DetachedTerminal,
+    #[error("cannot wait for the process")]
+    Wait(#[source] io::Error),
+    #[error("cannot run ps(1), which makes the table; install the package procps, or use --format json")]
+    Ps(#[source] io::Error),
+    #[error("ps(1) failed: {0}")]
+    PsFailed(String),
+    #[error("the options of ps(1) leave out the column PID, by which its lines are chosen")]
+    PsColumn,
+    #[error("cannot read the resources from {}", path.display())]
+    ReadResources { path: PathBuf, source: io::Error },
+    #[error("{} holds no resources; they are the object `linux.resources` of config.json", path.display())]
+    ParseResources { path: PathBuf, source: serde_json::Error },
+    #[error("--l3-cache-schema and --mem-bw-schema need Intel RDT, which is not supported")]
+    NoResctrl,
+    #[error("--interval must be longer than nothing")]
+    Interval,
+    #[error("the context's configuration has no process to take the settings from; use --process")]
+    NoProcess,
+    #[error("--cgroup can be given once; the group is entered in all hierarchies")]
+    ManyCgroups,
     #[error("{} exists already; move it away, or choose another folder with --bundle", .0.display())]
     SpecExists(PathBuf),
     #[error("cannot write {}", path.display())]
@@ -21,6 +50,16 @@ pub(crate) enum Error {
     ReadFact { path: PathBuf, source: io::Error },
     #[error("cannot start the process that tries out a user namespace")]
     Probe(#[source] io::Error),
+}
+
+impl Error {
+    /// The exit code of `run`, where the error says more than "our own failure".
+    pub(crate) fn exit_code(&self, run: bool) -> Option<ExitCode> {
+        match self {
+            Error::Runtime(error) if run => Some(ExitCode::from(error.exit_code())),
+            _ => None,
+        }
+    }
 }
 
 /// The error and its causes, outermost first.

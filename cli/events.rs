@@ -44,7 +44,8 @@ fn watch(context: &Context, interval: Duration) -> Result<(), Error> {
             result => result.map_err(|error| Error::Wait(error.into()))?,
         };
         let ended = watched[0].any().unwrap_or(false);
-        if watched[1].any().unwrap_or(false) && out_of_memory.read().map_err(vctx_runtime::Error::from)?.killed() {
+        let notice = watched[1].any().unwrap_or(false);
+        if notice && out_of_memory.read().map_err(vctx_runtime::Error::from)?.kills > 0 {
             output::text(&format!("{}\n", json!({"type": "oom", "id": context.state.id})))?;
         }
         if ended {

@@ -90,14 +90,20 @@ fn process(args: &ExecArgs, spec: &Spec) -> Result<Process, Error> {
 fn add_capabilities(process: &mut Process, names: &[String]) {
     let mut sets = process.capabilities().clone().unwrap_or_else(|| {
         let mut empty = LinuxCapabilities::default();
-        empty.set_bounding(None).set_effective(None).set_permitted(None).set_inheritable(None).set_ambient(None);
+        empty
+            .set_bounding(None)
+            .set_effective(None)
+            .set_permitted(None)
+            .set_inheritable(None)
+            .set_ambient(None);
         empty
     });
     let added: Vec<Capability> = names.iter().filter_map(|name| name.parse().ok()).collect();
     let with = |set: &Option<oci_spec::runtime::Capabilities>| {
         Some(set.iter().flatten().copied().chain(added.iter().copied()).collect())
     };
-    let (bounding, effective, permitted) = (with(sets.bounding()), with(sets.effective()), with(sets.permitted()));
+    let (bounding, effective, permitted) =
+        (with(sets.bounding()), with(sets.effective()), with(sets.permitted()));
     sets.set_bounding(bounding).set_effective(effective).set_permitted(permitted);
     process.set_capabilities(Some(sets));
 }

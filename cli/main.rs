@@ -5,16 +5,26 @@
 
 mod args;
 mod argv;
+mod create;
 mod error;
+mod events;
+mod exec;
 mod features;
 mod grants;
+mod handles;
 mod info;
 mod log;
+mod native;
 mod output;
 mod probe;
+mod run;
 mod run_args;
+mod show;
 mod spec;
+mod supervise;
+mod update;
 mod values;
+mod verbs;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -34,30 +44,31 @@ fn main() -> ExitCode {
         Err(usage) => return print_usage(&usage, failure),
     };
     let log = Log::new(&cli.global);
-    match run(&cli.global, cli.verb) {
+    let verb_exits_as_guest = matches!(cli.verb, Verb::Run(_));
+    match act(&cli.global, cli.verb) {
         Ok(code) => code,
         Err(error) => {
             log.failure(&error::chain(&error));
-            failure
+            error.exit_code(verb_exits_as_guest).unwrap_or(failure)
         }
     }
 }
 
-fn run(global: &Global, verb: Verb) -> Result<ExitCode, Error> {
+fn act(global: &Global, verb: Verb) -> Result<ExitCode, Error> {
     match verb {
-        Verb::Create(_) => Err(Error::NotBuilt("create")),
-        Verb::Start(_) => Err(Error::NotBuilt("start")),
-        Verb::Run(_) => Err(Error::NotBuilt("run")),
-        Verb::Exec(_) => Err(Error::NotBuilt("exec")),
-        Verb::State(_) => Err(Error::NotBuilt("state")),
-        Verb::Kill(_) => Err(Error::NotBuilt("kill")),
-        Verb::Delete(_) => Err(Error::NotBuilt("delete")),
-        Verb::Ps(_) => Err(Error::NotBuilt("ps")),
-        Verb::Pause(_) => Err(Error::NotBuilt("pause")),
-        Verb::Resume(_) => Err(Error::NotBuilt("resume")),
-        Verb::Update(_) => Err(Error::NotBuilt("update")),
-        Verb::Events(_) => Err(Error::NotBuilt("events")),
-        Verb::List(_) => Err(Error::NotBuilt("list")),
+        Verb::Create(args) => create::run(global, args),
+        Verb::Start(args) => verbs::start(global, args),
+        Verb::Run(args) => run::run(global, *args),
+        Verb::Exec(args) => exec::run(global, args),
+        Verb::State(args) => show::state(global, args),
+        Verb::Kill(args) => verbs::kill(global, args),
+        Verb::Delete(args) => verbs::delete(global, args),
+        Verb::Ps(args) => show::ps(global, args),
+        Verb::Pause(args) => verbs::pause(global, args),
+        Verb::Resume(args) => verbs::resume(global, args),
+        Verb::Update(args) => update::run(global, args),
+        Verb::Events(args) => events::run(global, args),
+        Verb::List(args) => show::list(global, args),
         Verb::Spec(args) => spec::run(global, args),
         Verb::Features(args) => features::run(global, args),
         Verb::Info(args) => info::run(global, args),

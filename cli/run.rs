@@ -24,8 +24,13 @@ pub(crate) fn run(global: &Global, args: RunArgs) -> Result<ExitCode, Error> {
 /// Creates the context, and unless it is detached, waits for its end and removes it.
 fn live(global: &Global, args: &RunArgs, mut request: Request, keep: bool) -> Result<ExitCode, Error> {
     let store = store(global);
-    let wants_terminal =
-        request.config.spec.process().as_ref().and_then(oci_spec::runtime::Process::terminal).unwrap_or(false);
+    let wants_terminal = request
+        .config
+        .spec
+        .process()
+        .as_ref()
+        .and_then(oci_spec::runtime::Process::terminal)
+        .unwrap_or(false);
     let mut own_terminal = None;
     if wants_terminal && request.console.is_none() {
         if args.detach {

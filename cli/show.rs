@@ -81,7 +81,14 @@ pub(crate) fn list(global: &Global, args: ListArgs) -> Result<ExitCode, Error> {
             let heading = ["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"].map(str::to_owned).to_vec();
             let row = |entry: Entry| {
                 let bundle = entry.bundle.display().to_string();
-                vec![entry.id, entry.pid.to_string(), entry.status.to_string(), bundle, entry.created, entry.owner]
+                vec![
+                    entry.id,
+                    entry.pid.to_string(),
+                    entry.status.to_string(),
+                    bundle,
+                    entry.created,
+                    entry.owner,
+                ]
             };
             let rows: Vec<_> = [heading].into_iter().chain(entries.into_iter().map(row)).collect();
             output::table(&rows)?;
@@ -109,7 +116,10 @@ pub(crate) fn ps(global: &Global, args: PsArgs) -> Result<ExitCode, Error> {
     let heading = lines.next().unwrap_or_default();
     let column = heading.split_whitespace().position(|name| name == "PID").ok_or(Error::PsColumn)?;
     let ours = lines.filter(|line| {
-        line.split_whitespace().nth(column).and_then(|pid| pid.parse().ok()).is_some_and(|pid: i32| pids.contains(&pid))
+        line.split_whitespace()
+            .nth(column)
+            .and_then(|pid| pid.parse().ok())
+            .is_some_and(|pid: i32| pids.contains(&pid))
     });
     let text: String = [heading].into_iter().chain(ours).map(|line| format!("{line}\n")).collect();
     output::text(&text)?;

@@ -27,7 +27,14 @@ impl Signals {
     pub(crate) fn take() -> Result<Signals, Error> {
         let mut set = SigSet::all();
         // Those of a fault, and those by which a shell stops and continues us.
-        for own in [Signal::SIGSEGV, Signal::SIGBUS, Signal::SIGILL, Signal::SIGFPE, Signal::SIGTTIN, Signal::SIGTTOU] {
+        for own in [
+            Signal::SIGSEGV,
+            Signal::SIGBUS,
+            Signal::SIGILL,
+            Signal::SIGFPE,
+            Signal::SIGTTIN,
+            Signal::SIGTTOU,
+        ] {
             set.remove(own);
         }
         sigprocmask(SigmaskHow::SIG_BLOCK, Some(&set), None).map_err(wait_error)?;
@@ -113,7 +120,9 @@ impl Supervisor {
     fn reap(&mut self) -> Result<Option<u8>, Error> {
         loop {
             match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-                Ok(WaitStatus::Exited(pid, code)) if pid.as_raw() == self.child.pid => return Ok(Some(code as u8)),
+                Ok(WaitStatus::Exited(pid, code)) if pid.as_raw() == self.child.pid => {
+                    return Ok(Some(code as u8));
+                }
                 Ok(WaitStatus::Signaled(pid, signal, _)) if pid.as_raw() == self.child.pid => {
                     return Ok(Some(128 + signal as u8));
                 }
@@ -169,12 +178,15 @@ impl Terminal {
             master |= PollFlags::POLLOUT;
         }
         // Not read ahead of what the guest takes: memory stays bounded.
-        let input = if self.input_open && self.to_guest.is_empty() { PollFlags::POLLIN } else { PollFlags::empty() };
+        let input =
+            if self.input_open && self.to_guest.is_empty() { PollFlags::POLLIN } else { PollFlags::empty() };
         [PollFd::new(self.master.as_fd(), master), PollFd::new(stdin(), input)]
     }
 
     fn serve(&mut self, ready: &[PollFlags]) {
-        if ready[0].intersects(PollFlags::POLLIN | PollFlags::POLLHUP | PollFlags::POLLERR) && self.output_open {
+        if ready[0].intersects(PollFlags::POLLIN | PollFlags::POLLHUP | PollFlags::POLLERR)
+            && self.output_open
+        {
             self.output();
         }
         if ready[1].intersects(PollFlags::POLLIN | PollFlags::POLLHUP | PollFlags::POLLERR)
@@ -251,4 +263,3 @@ fn wait_error(error: Errno) -> Error {
 pub(crate) fn become_subreaper() -> Result<(), Error> {
     nix::sys::prctl::set_child_subreaper(true).map_err(wait_error)
 }
-

@@ -299,6 +299,14 @@ pub(crate) struct EnvVar {
     pub(crate) value: Option<String>,
 }
 
+impl EnvVar {
+    /// `NAME=VALUE`, the value taken from the caller's environment where none was given; none if it has none.
+    pub(crate) fn resolve(&self) -> Option<String> {
+        let value = self.value.clone().or_else(|| std::env::var(&self.name).ok())?;
+        Some(format!("{}={value}", self.name))
+    }
+}
+
 impl FromStr for EnvVar {
     type Err = ValueError;
 
