@@ -9,6 +9,7 @@ use rustix::io::Errno;
 use crate::Result;
 use crate::failure::at;
 use crate::handshake::Step;
+use crate::mounts::protect_node;
 use crate::plan::{Device, Root};
 use crate::resolve;
 use crate::root::{attach_at, clone_tree};
@@ -62,6 +63,7 @@ fn bind(tree: BorrowedFd<'_>, device: &Device<'_>) -> core::result::Result<(), E
     {
         return Err(Errno::NODEV);
     }
+    protect_node(&source)?;
     // A link in the image must not lead the device elsewhere: the place is the name itself.
     let (folder, name) = resolve::ensure_parent(tree, device.path)?;
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;

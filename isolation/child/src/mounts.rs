@@ -157,6 +157,12 @@ fn empty_folder() -> core::result::Result<OwnedFd, Errno> {
     tree(&Source::FileSystem { kind: c"tmpfs", source: c"masked", options: &options }, MOUNT_ATTR_RDONLY)
 }
 
+/// Makes a bound host node read-only: it can be written to as before, but chmod(2) through it would reach the host's.
+pub(crate) fn protect_node(tree: &OwnedFd) -> core::result::Result<(), Errno> {
+    let readonly = MountAttributes { set: MOUNT_ATTR_RDONLY, ..Default::default() };
+    mount_setattr(tree, c"", false, &readonly)
+}
+
 /// The host's null device, opened before the root changes and verified: the image's own could be anything
 /// (CVE-2025-31133).
 fn null_device() -> Result<OwnedFd> {
@@ -165,6 +171,7 @@ fn null_device() -> Result<OwnedFd> {
     if FileType::from_raw_mode(stat.st_mode) != FileType::CharacterDevice || stat.st_rdev != 0x103 {
         return Err(at(Step::NullDevice, 0)(Errno::NODEV));
     }
+    protect_node(&tree).map_err(at(Step::NullDevice, 0))?;
     Ok(tree)
 }
 
