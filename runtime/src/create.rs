@@ -103,7 +103,8 @@ pub fn create(store: &Store, request: Request) -> Result<Created> {
 
     let arena = Bump::new();
     let cgroup = context.state.cgroup.as_ref();
-    let facts = facts(&request, &host, cgroup, &filter, &join, listener.as_ref())?;
+    let mut facts = facts(&request, &host, cgroup, &filter, &join, listener.as_ref())?;
+    facts.close.push(lock.folder());
     let plan = crate::plan::new_context(&arena, spec, &facts)?;
     let (child, handshake) =
         spawn::spawn(&plan, &host.birth(join.unified.as_ref())).map_err(|error| explain(error, &plan))?;
@@ -449,6 +450,7 @@ fn facts<'a>(
         no_pivot: request.no_pivot,
         proc: host.proc.as_fd(),
         tasks: groups.tasks.iter().map(AsFd::as_fd).collect(),
+        close: Vec::new(),
         console,
         filter: filter.as_ref().map(|filter| Filter {
             program: &filter.program,

@@ -95,6 +95,7 @@ pub fn exec(store: &Store, target: &Target, request: Request) -> Result<Child> {
         no_pivot: false,
         proc: proc.as_fd(),
         tasks: groups.tasks.iter().map(AsFd::as_fd).collect(),
+        close: Vec::new(),
         console: console(&request)?,
         filter: filter.as_ref().map(|filter| Filter {
             program: &filter.program,
@@ -106,6 +107,7 @@ pub fn exec(store: &Store, target: &Target, request: Request) -> Result<Child> {
     let plan = Plan {
         proc: proc.as_fd(),
         tasks: &facts.tasks,
+        close: &[],
         scene: Scene::Join(Join {
             target: alive.pidfd.as_fd(),
             namespaces: flags & !before,

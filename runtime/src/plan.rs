@@ -52,6 +52,8 @@ pub struct Facts<'a> {
     pub proc: BorrowedFd<'a>,
     /// See [`Plan::tasks`].
     pub tasks: Vec<BorrowedFd<'a>>,
+    /// See [`Plan::close`].
+    pub close: Vec<BorrowedFd<'a>>,
     /// Where a terminal goes.
     pub console: Option<BorrowedFd<'a>>,
     /// Compiled seccomp filter.
@@ -149,6 +151,7 @@ pub fn new_context<'a>(arena: &'a Bump, spec: &Spec, facts: &Facts<'a>) -> Resul
     Ok(Plan {
         proc: facts.proc,
         tasks: press.list(facts.tasks.clone()),
+        close: press.list(facts.close.clone()),
         scene: Scene::New(arena.alloc(setting)),
         process: self::process(arena, process, spec, facts, true)?,
     })

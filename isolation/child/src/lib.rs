@@ -35,6 +35,7 @@ type Result<T> = core::result::Result<T, Failure>;
 /// SOCK_SEQPACKET socket `channel`, and ends it.
 pub fn enter(plan: &Plan<'_>, channel: BorrowedFd<'_>) -> ! {
     sys::unblock_signals();
+    plan.close.iter().for_each(|descriptor| sys::close_copy(*descriptor));
     let ready = match &plan.scene {
         Scene::New(setting) => new_context(plan, setting, channel),
         Scene::Join(join) => join_context(plan, join, channel),
