@@ -11,7 +11,7 @@ pub fn cases() -> Vec<Case> {
         case!(the_working_folder_is_entered),
         case!(an_absent_working_folder_is_made),
         case!(the_environment_is_the_configured_one),
-        case!(home_is_looked_up_when_not_set),
+        case!(home_is_looked_up_when_not_set).differs("crun", "leaves HOME out for an unknown user"),
         case!(the_user_and_groups_are_the_configured_ones),
         case!(without_additional_groups_there_are_none),
         case!(the_umask_is_set),
@@ -20,7 +20,7 @@ pub fn cases() -> Vec<Case> {
         case!(an_absent_program_with_a_path_is_named_as_not_found),
         case!(an_absent_interpreter_is_named).needs(Need::Vctx),
         case!(a_program_without_the_execute_bit_is_permission_denied),
-        case!(a_folder_is_no_program),
+        case!(a_folder_is_no_program).differs("crun", "1.8 says operation not permitted"),
         case!(the_five_capability_sets_are_set),
         case!(without_capabilities_there_are_none),
         case!(a_user_other_than_root_keeps_ambient_capabilities),
@@ -28,7 +28,7 @@ pub fn cases() -> Vec<Case> {
         case!(limits_are_lowered),
         case!(the_oom_score_is_raised),
         case!(standard_input_is_passed_through),
-        case!(a_closed_standard_input_does_no_harm).differs("runc", "Go opens /dev/null in its place"),
+        case!(a_closed_standard_input_does_no_harm).differs("crun", "1.8 refuses to run without one"),
         case!(no_descriptor_leaks_into_the_context),
         case!(preserved_descriptors_arrive)
             .differs("crun", "1.8 closes a descriptor of its own that has the number"),
@@ -236,7 +236,8 @@ fn a_closed_standard_input_does_no_harm() {
 }
 
 fn no_descriptor_leaks_into_the_context() {
-    let context = Context::sh("ls /proc/1/fd | sort -n | tr '\\n' ' '");
+    let mut context = Context::new();
+    context.args(&["ls", "/proc/self/fd"]);
     // The shell opens further descriptors without close-on-exec, as a careless caller would.
     let run = context.bundle_command("run", &[]);
     let mut shell = std::process::Command::new("sh");
@@ -244,10 +245,8 @@ fn no_descriptor_leaks_into_the_context() {
         .args(["-c", "exec 5</etc/hosts 9>/dev/null; exec \"$@\"", "sh"])
         .arg(run.get_program())
         .args(run.get_args());
-    let output = command::run(&mut shell).ok();
-    let extra: Vec<_> = output.stdout.split_whitespace().filter(|fd| !["0", "1", "2"].contains(fd)).collect();
-    // The pipe of the shell itself shows as none: fd 1 of process 1 is still the caller's.
-    assert!(extra.iter().all(|fd| *fd == "10"), "descriptors {extra:?}");
+    // 3 is the folder that ls reads.
+    assert_eq!(command::run(&mut shell).ok().stdout, "0\n1\n2\n3\n");
 }
 
 fn preserved_descriptors_arrive() {
@@ -262,10 +261,10 @@ fn preserved_descriptors_arrive() {
 
 fn a_terminal_is_sent_over_the_console_socket() {
     let (_context, mut terminal) =
-        on_a_terminal("test -t 0 && test -t 1 && test -t 2 && echo all; tty; read x; echo $x");
+        on_a_terminal("test -t 0 && test -t 1 && test -t 2 && echo all; tty; read x; echo got $x");
     terminal.expect("all");
     terminal.type_in("typed\n");
-    terminal.expect("typed\r\ntyped");
+    terminal.expect("got typed");
     assert!(
         terminal.seen.contains("/dev/console") || terminal.seen.contains("/dev/pts/0"),
         "{}",
@@ -296,7 +295,8 @@ fn the_configured_console_size_is_set() {
 }
 
 fn run_with_a_terminal_uses_the_callers() {
-    let mut context = Context::sh("stty size; test -t 0 && echo terminal; read x; exit $x");
+    let mut context =
+        Context::sh("until stty size 2>/dev/null; do :; done; test -t 0 && echo terminal; read x; exit $x");
     context.set("/process/terminal", json!(true));
     let (mut child, mut terminal) = Terminal::spawn(&mut context.bundle_command("run", &[]));
     terminal.expect("24 80");

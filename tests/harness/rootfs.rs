@@ -1,5 +1,6 @@
 //! The root filesystem of the test bundles: Debian's static busybox and a few files, made once, hard-linked after.
 
+use serde_json::json;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -55,4 +56,37 @@ pub fn archive() -> &'static Path {
         super::run(Command::new("tar").arg("-C").arg(&root).arg("-cf").arg(&file).arg(".")).ok();
         file
     })
+}
+
+/// The same files as an OCI archive with the reference `name`, which `ctr image import` reads.
+pub fn oci_archive(name: &str) -> PathBuf {
+    let folder = workspace().join("oci");
+    let blobs = folder.join("blobs/sha256");
+    fs::create_dir_all(&blobs).unwrap();
+    let add = |kind: &str, bytes: &[u8]| {
+        let staged = folder.join("staged");
+        fs::write(&staged, bytes).unwrap();
+        let digest = super::run(Command::new("sha256sum").arg(&staged)).ok().stdout[..64].to_string();
+        fs::rename(&staged, blobs.join(&digest)).unwrap();
+        let media = format!("application/vnd.oci.image.{kind}");
+        json!({ "mediaType": media, "digest": format!("sha256:{digest}"), "size": bytes.len() })
+    };
+    let architecture = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
+    let layer = add("layer.v1.tar", &fs::read(archive()).unwrap());
+    let config = json!({
+        "architecture": architecture, "os": "linux",
+        "config": { "Env": ["PATH=/usr/bin:/bin"], "Cmd": ["sh"] },
+        "rootfs": { "type": "layers", "diff_ids": [layer["digest"]] },
+    });
+    let config = add("config.v1+json", config.to_string().as_bytes());
+    let manifest = json!({ "schemaVersion": 2, "config": config, "layers": [layer] });
+    let mut manifest = add("manifest.v1+json", manifest.to_string().as_bytes());
+    manifest["annotations"] = json!({ "io.containerd.image.name": name });
+    manifest["platform"] = json!({ "architecture": architecture, "os": "linux" });
+    let index = json!({ "schemaVersion": 2, "manifests": [manifest] });
+    fs::write(folder.join("index.json"), index.to_string()).unwrap();
+    fs::write(folder.join("oci-layout"), json!({ "imageLayoutVersion": "1.0.0" }).to_string()).unwrap();
+    let file = workspace().join("oci.tar");
+    super::run(Command::new("tar").arg("-C").arg(&folder).arg("-cf").arg(&file).arg(".")).ok();
+    file
 }
