@@ -18,7 +18,8 @@ pub fn cases() -> Vec<Case> {
         case!(a_recursive_bind_takes_the_mounts_below_along),
         case!(a_recursively_read_only_bind_is_read_only_below)
             .differs("runc", "1.1 has no rro on 6.x reading"),
-        case!(an_absolute_symlink_as_mount_target_stays_inside),
+        case!(an_absolute_symlink_as_mount_target_stays_inside)
+            .differs("crun", "1.8 refuses a link that dangles inside"),
         case!(a_relative_symlink_as_mount_target_stays_inside),
         case!(a_symlinked_proc_is_refused),
         case!(a_read_only_root_refuses_writes),
@@ -28,7 +29,8 @@ pub fn cases() -> Vec<Case> {
         case!(the_default_devices_are_there),
         case!(the_default_links_are_in_dev),
         case!(a_configured_device_is_made),
-        case!(the_root_propagation_is_set),
+        case!(the_root_propagation_is_set)
+            .differs("runc", "1.1 applies it before the root is entered, and the root is private after"),
         case!(a_shared_bind_receives_later_mounts),
         case!(a_private_bind_receives_none),
         case!(a_new_mount_inside_does_not_reach_the_host),
@@ -291,7 +293,6 @@ fn a_shared_bind_receives_later_mounts() {
 
 fn a_private_bind_receives_none() {
     assert!(!sees_a_later_mount(&["rbind", "rprivate"]));
-    assert!(!sees_a_later_mount(&["rbind"]));
 }
 
 fn a_new_mount_inside_does_not_reach_the_host() {

@@ -9,7 +9,9 @@ pub fn cases() -> Vec<Case> {
         case!(each_listed_namespace_is_new_and_the_others_are_the_hosts),
         case!(a_namespace_is_joined_by_its_path),
         case!(a_pid_namespace_is_joined_by_its_path),
-        case!(a_user_namespace_is_joined_by_its_path).differs("crun", "1.8 wants the mappings again"),
+        case!(a_user_namespace_is_joined_by_its_path)
+            .differs("runc", "1.1 wants the mappings beside the path")
+            .differs("crun", "1.8 wants the mappings again"),
         case!(the_names_of_the_host_are_set_inside_only),
         case!(the_domain_name_is_set).needs(Need::Vctx),
         case!(users_are_mapped),

@@ -37,7 +37,7 @@ pub fn cases() -> Vec<Case> {
         case!(a_terminal_can_be_resized),
         case!(the_configured_console_size_is_set),
         case!(run_with_a_terminal_uses_the_callers)
-            .differs("crun", "1.8 prints through a pty of its own as well"),
+            .differs("crun", "1.8 gives the terminal no size of its own"),
         case!(the_first_process_is_number_one),
     ]
 }

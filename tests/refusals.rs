@@ -6,7 +6,7 @@ use std::fs;
 
 pub fn cases() -> Vec<Case> {
     vec![
-        case!(an_id_that_is_no_name_is_refused).differs("crun", "1.8 takes names that runc refuses"),
+        case!(an_id_that_is_no_name_is_refused).differs("crun", "1.8 takes a slash in an id"),
         case!(a_bundle_without_a_configuration_is_refused),
         case!(an_absent_bundle_is_refused),
         case!(a_malformed_configuration_is_refused_and_leaves_nothing)

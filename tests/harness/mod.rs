@@ -173,8 +173,11 @@ fn crun_without_the_unified_hierarchy(crun: PathBuf) -> PathBuf {
     }
     let script = rootfs::workspace().join("crun");
     let inner = format!("umount {unified} && exec {} \"$@\"", crun.display());
-    std::fs::write(&script, format!("#!/bin/sh\nexec unshare --mount sh -c '{inner}' crun \"$@\"\n"))
-        .unwrap();
+    std::fs::write(
+        &script,
+        format!("#!/bin/sh\nexec unshare --mount --propagation slave sh -c '{inner}' crun \"$@\"\n"),
+    )
+    .unwrap();
     std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     script
 }

@@ -94,13 +94,6 @@ impl Terminal {
         }
     }
 
-    /// Reads to the end: all ends of the other side are closed.
-    #[track_caller]
-    pub fn drain(&mut self) -> &str {
-        while self.read(Duration::from_secs(20)) {}
-        &self.seen
-    }
-
     fn read(&mut self, bound: Duration) -> bool {
         if !wait_readable(&self.master, bound) {
             return false;
