@@ -22,7 +22,7 @@ pub fn cases() -> Vec<Case> {
         case!(update_changes_a_limit),
         case!(restart_starts_it_anew),
         case!(a_pod_shares_its_namespaces),
-        case!(init_reaps_as_process_one).needs(Need::Program("tini")),
+        case!(init_reaps_as_process_one).needs(Need::Program("tini-static")),
         case!(limits_of_memory_cpus_and_processes_are_in_the_groups),
         case!(a_read_only_root_and_a_tmpfs),
         case!(capabilities_are_dropped_and_added),

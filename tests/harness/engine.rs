@@ -122,7 +122,9 @@ pub fn podman() -> Client {
         let folder = FOLDER.get().unwrap();
         let mut command = Command::new(super::which("podman").unwrap());
         command.env("CONTAINERS_CONF", folder.join("containers.conf"));
-        command.env("CONTAINERS_STORAGE_CONF", folder.join("storage.conf"));
+        // As flags, because conmon's clean-up command hands on only what came as flags.
+        command.arg("--root").arg(folder.join("storage")).arg("--runroot").arg(folder.join("run"));
+        command.arg("--tmpdir").arg(folder.join("tmp")).args(["--storage-driver", "overlay"]);
         command.args(["--cgroup-manager", "cgroupfs", "--runtime"]).arg(super::runtime());
         command
     }
@@ -134,24 +136,17 @@ pub fn podman() -> Client {
     let client = Client::turn(new_command, clear);
     FOLDER.get_or_init(|| {
         let folder = folder("podman");
-        let at = |name: &str| folder.join(name).to_str().unwrap().to_string();
         // The default limits ask for more than the hard limit of a confined machine. Locks in files, not in a shared
         // memory segment that all Podmans of the machine have in common.
-        let init = super::which("catatonit").or_else(|| super::which("tini")).unwrap_or_default();
+        let init = super::which("tini-static").unwrap_or_default();
         let config = format!(
             "[containers]\ndefault_ulimits = [\"nofile=512:1024\", \"nproc=512:1024\"]\nnetns = \"none\"\n\
-             init_path = \"{}\"\nvolumes = []\n\
-             [engine]\nevents_logger = \"file\"\nlock_type = \"file\"\ntmp_dir = \"{}\"\nstatic_dir = \"{}\"\n\
+             init_path = \"{}\"\n[engine]\nevents_logger = \"file\"\nlock_type = \"file\"\n\
              [network]\nnetwork_config_dir = \"{}\"\n",
             init.display(),
-            at("tmp"),
-            at("static"),
-            at("networks"),
+            folder.join("networks").display(),
         );
         fs::write(folder.join("containers.conf"), config).unwrap();
-        let (root, run) = (at("storage"), at("run"));
-        let storage = format!("[storage]\ndriver = \"overlay\"\ngraphroot = \"{root}\"\nrunroot = \"{run}\"\n");
-        fs::write(folder.join("storage.conf"), storage).unwrap();
         super::at_end(|| {
             let _ = new_command().args(["system", "reset", "--force"]).output();
             ["libpod_parent", "conmon"].into_iter().for_each(remove_control_groups);
