@@ -48,7 +48,7 @@ fn run_detached_is_running_until_it_is_killed_and_deleted() {
     status("RUNNING");
     ctr.say(&["task", "kill", "--signal", "SIGKILL", "c"]);
     status("STOPPED");
-    ctr.call(&["task", "delete", "c"]).exits(137);
+    assert!(ctr.call(&["task", "delete", "c"]).ok().stderr.contains("exit code 137"));
     ctr.say(&["container", "delete", "c"]);
     assert_nothing_left();
 }

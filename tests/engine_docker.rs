@@ -27,7 +27,7 @@ fn run<'a>(options: &[&'a str], args: &[&'a str]) -> Vec<&'a str> {
 }
 
 fn idle(docker: &Client) {
-    docker.say(&run(&["-d", "--name", "c"], &["sleep", "1000"]));
+    docker.say(&run(&["-d", "--name", "box"], &["sleep", "1000"]));
 }
 
 fn run_prints_and_passes_the_exit_code_on() {
@@ -54,12 +54,12 @@ fn run_on_a_terminal() {
 fn run_detached_then_logs_stop_and_rm() {
     let docker = docker();
     let script = "trap 'echo term; exit 3' TERM; echo ready; while :; do sleep 0.05; done";
-    docker.say(&run(&["-d", "--name", "c"], &["sh", "-c", script]));
-    eventually("the first line", 20, || (docker.say(&["logs", "c"]) == "ready").then_some(()));
-    docker.say(&["stop", "c"]);
-    assert_eq!(docker.say(&["wait", "c"]), "3");
-    assert_eq!(docker.say(&["logs", "c"]), "ready\nterm");
-    docker.say(&["rm", "c"]);
+    docker.say(&run(&["-d", "--name", "box"], &["sh", "-c", script]));
+    eventually("the first line", 20, || (docker.say(&["logs", "box"]) == "ready").then_some(()));
+    docker.say(&["stop", "box"]);
+    assert_eq!(docker.say(&["wait", "box"]), "3");
+    assert_eq!(docker.say(&["logs", "box"]), "ready\nterm");
+    docker.say(&["rm", "box"]);
 }
 
 fn exec_takes_a_user_a_folder_and_an_environment() {
@@ -73,15 +73,15 @@ fn exec_takes_a_user_a_folder_and_an_environment() {
         "/etc",
         "-e",
         "X=y",
-        "c",
+        "box",
         "sh",
         "-c",
         "id -u; pwd; echo $X",
     ]);
     assert_eq!(printed, "1000\n/etc\ny");
-    docker.call(&["exec", "c", "sh", "-c", "exit 5"]).exits(5);
+    docker.call(&["exec", "box", "sh", "-c", "exit 5"]).exits(5);
     let (mut child, mut terminal) =
-        Terminal::spawn(&mut docker.command(&["exec", "-it", "c", "sh", "-c", "tty; read x; exit $x"]));
+        Terminal::spawn(&mut docker.command(&["exec", "-it", "box", "sh", "-c", "tty; read x; exit $x"]));
     terminal.expect("/dev/pts/");
     terminal.type_in("4\n");
     assert_eq!(command::exit_code(&mut child), 4);
@@ -90,7 +90,7 @@ fn exec_takes_a_user_a_folder_and_an_environment() {
 fn stats_count_memory_and_processes() {
     let docker = docker();
     idle(&docker);
-    let stats = docker.say(&["stats", "--no-stream", "--format", "{{json .}}", "c"]);
+    let stats = docker.say(&["stats", "--no-stream", "--format", "{{json .}}", "box"]);
     let stats: Value = serde_json::from_str(&stats).unwrap();
     assert_eq!(stats["PIDs"], "1");
     assert!(!stats["MemUsage"].as_str().unwrap().starts_with("0B"), "{stats}");
@@ -98,29 +98,29 @@ fn stats_count_memory_and_processes() {
 
 fn update_changes_a_limit() {
     let docker = docker();
-    docker.say(&run(&["-d", "--name", "c", "--memory", "64m"], &["sleep", "1000"]));
-    docker.say(&["update", "--memory", "96m", "--memory-swap", "192m", "--pids-limit", "77", "c"]);
+    docker.say(&run(&["-d", "--name", "box", "--memory", "64m"], &["sleep", "1000"]));
+    docker.say(&["update", "--memory", "96m", "--memory-swap", "192m", "--pids-limit", "77", "box"]);
     let script = format!("{MEMORY_LIMIT}; {PIDS_LIMIT}");
-    assert_eq!(docker.say(&["exec", "c", "sh", "-c", &script]), format!("{}\n77", 96 << 20));
+    assert_eq!(docker.say(&["exec", "box", "sh", "-c", &script]), format!("{}\n77", 96 << 20));
 }
 
 fn restart_starts_it_anew() {
     let docker = docker();
     idle(&docker);
-    let pid = || docker.say(&["inspect", "--format", "{{.State.Pid}}", "c"]);
+    let pid = || docker.say(&["inspect", "--format", "{{.State.Pid}}", "box"]);
     let before = pid();
-    docker.say(&["restart", "--time", "0", "c"]);
+    docker.say(&["restart", "--time", "0", "box"]);
     assert_ne!(pid(), before);
-    docker.say(&["exec", "c", "true"]);
+    docker.say(&["exec", "box", "true"]);
 }
 
 fn pause_and_unpause() {
     let docker = docker();
     idle(&docker);
-    let status = || docker.say(&["inspect", "--format", "{{.State.Status}}", "c"]);
-    docker.say(&["pause", "c"]);
+    let status = || docker.say(&["inspect", "--format", "{{.State.Status}}", "box"]);
+    docker.say(&["pause", "box"]);
     assert_eq!(status(), "paused");
-    docker.say(&["unpause", "c"]);
+    docker.say(&["unpause", "box"]);
     assert_eq!(status(), "running");
 }
 
@@ -159,11 +159,11 @@ fn the_usual_limits_and_switches_are_applied() {
 fn as_the_default_runtime_it_runs_everything() {
     let docker = docker();
     set_docker_default(&docker, "under-test");
-    docker.say(&["run", "-d", "--name", "c", "--network", "none", IMAGE, "sleep", "1000"]);
-    assert_eq!(docker.say(&["inspect", "--format", "{{.HostConfig.Runtime}}", "c"]), "under-test");
-    assert_eq!(docker.say(&["exec", "c", "hostname"]).len(), 12);
-    docker.say(&["restart", "--time", "0", "c"]);
-    docker.say(&["rm", "--force", "c"]);
+    docker.say(&["run", "-d", "--name", "box", "--network", "none", IMAGE, "sleep", "1000"]);
+    assert_eq!(docker.say(&["inspect", "--format", "{{.HostConfig.Runtime}}", "box"]), "under-test");
+    assert_eq!(docker.say(&["exec", "box", "hostname"]).len(), 12);
+    docker.say(&["restart", "--time", "0", "box"]);
+    docker.say(&["rm", "--force", "box"]);
     set_docker_default(&docker, "runc");
 }
 
