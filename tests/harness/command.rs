@@ -74,6 +74,23 @@ pub fn run(command: &mut Command) -> Output {
 /// Runs `command` to its end with `input` on stdin; it is killed, and the case fails, after `bound`.
 #[track_caller]
 pub fn run_with(command: &mut Command, input: &[u8], bound: Duration) -> Output {
+    let (output, ended) = attempt(command, input, bound);
+    assert!(
+        ended,
+        "{command:?} was killed after {bound:?}\nstdout: {}\nstderr: {}",
+        output.stdout, output.stderr
+    );
+    output
+}
+
+/// Runs `command` for clearing up: whatever comes of it, nothing panics on its account.
+pub fn quietly(command: &mut Command) -> Output {
+    attempt(command, b"", BOUND).0
+}
+
+/// Runs `command`, and says whether it ended within `bound`; else it was killed.
+#[track_caller]
+fn attempt(command: &mut Command, input: &[u8], bound: Duration) -> (Output, bool) {
     let out = tempfile::tempfile().unwrap();
     let err = tempfile::tempfile().unwrap();
     command.stdout(out.try_clone().unwrap()).stderr(err.try_clone().unwrap());
@@ -91,9 +108,7 @@ pub fn run_with(command: &mut Command, input: &[u8], bound: Duration) -> Output 
         child.kill().unwrap();
     }
     let code = exit_code(&mut child);
-    let (stdout, stderr) = (text(&out), text(&err));
-    assert!(ended, "{command:?} was killed after {bound:?}\nstdout: {stdout}\nstderr: {stderr}");
-    Output { code, stdout, stderr, log: out }
+    (Output { code, stdout: text(&out), stderr: text(&err), log: out }, ended)
 }
 
 pub fn exit_code(child: &mut Child) -> i32 {

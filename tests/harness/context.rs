@@ -231,7 +231,7 @@ impl Context {
 impl Drop for Context {
     fn drop(&mut self) {
         let failed = std::thread::panicking();
-        let deleted = self.command().args(["delete", "--force", &self.id]).output();
+        let deleted = command::quietly(self.command().args(["delete", "--force", &self.id])).stderr;
         let left = leaks::settle(&self.id, &self.dir, &self.state_root);
         leaks::clean(&self.id, &self.dir);
         let _ = fs::remove_dir_all(&self.dir);

@@ -130,7 +130,7 @@ pub fn podman() -> Client {
     }
     fn clear() {
         for pods in [&["pod", "rm", "--force", "--all"][..], &["rm", "--force", "--all", "--time", "0"]] {
-            let _ = new_command().args(pods).output();
+            command::quietly(new_command().args(pods));
         }
     }
     let client = Client::turn(new_command, clear);
@@ -148,7 +148,7 @@ pub fn podman() -> Client {
         );
         fs::write(folder.join("containers.conf"), config).unwrap();
         super::at_end(|| {
-            let _ = new_command().args(["system", "reset", "--force"]).output();
+            command::quietly(new_command().args(["system", "reset", "--force"]));
             ["libpod_parent", "conmon"].into_iter().for_each(remove_control_groups);
         });
         folder
@@ -172,15 +172,15 @@ pub fn containerd() -> Client {
     }
     fn clear() {
         let list = |kind: &str| {
-            let output = new_command().args([kind, "list", "--quiet"]).output().unwrap().stdout;
-            String::from_utf8(output).unwrap().lines().map(String::from).collect::<Vec<_>>()
+            let output = command::quietly(new_command().args([kind, "list", "--quiet"])).stdout;
+            output.lines().map(String::from).collect::<Vec<_>>()
         };
         for task in list("task") {
-            let _ = new_command().args(["task", "resume", &task]).output();
-            let _ = new_command().args(["task", "delete", "--force", &task]).output();
+            command::quietly(new_command().args(["task", "resume", &task]));
+            command::quietly(new_command().args(["task", "delete", "--force", &task]));
         }
         for container in list("container") {
-            let _ = new_command().args(["container", "delete", &container]).output();
+            command::quietly(new_command().args(["container", "delete", &container]));
         }
     }
     let client = Client::turn(new_command, clear);
@@ -200,7 +200,7 @@ pub fn containerd() -> Client {
         let mut command = Command::new(super::which("containerd").unwrap());
         command.arg("--config").arg(folder.join("config.toml"));
         *daemon = Some(Daemon::start(&mut command, folder, || {
-            new_command().arg("version").output().unwrap().status.success()
+            command::quietly(new_command().arg("version")).code == 0
         }));
         super::at_end(|| {
             clear();
@@ -226,9 +226,9 @@ pub fn docker() -> Client {
         command
     }
     fn clear() {
-        let list = new_command().args(["ps", "--all", "--quiet"]).output().unwrap().stdout;
-        for container in String::from_utf8(list).unwrap().lines() {
-            let _ = new_command().args(["rm", "--force", container]).output();
+        let list = command::quietly(new_command().args(["ps", "--all", "--quiet"])).stdout;
+        for container in list.lines() {
+            command::quietly(new_command().args(["rm", "--force", container]));
         }
     }
     let client = Client::turn(new_command, clear);
@@ -254,7 +254,7 @@ pub fn docker() -> Client {
         command.args(["--iptables=false", "--ip6tables=false", "--bridge=none"]);
         command.args(["--cgroup-parent", &format!("/{}", cgroup_parent("docker"))]);
         *daemon = Some(Daemon::start(&mut command, folder, || {
-            new_command().arg("version").output().unwrap().status.success()
+            command::quietly(new_command().arg("version")).code == 0
         }));
         super::at_end(|| {
             clear();
