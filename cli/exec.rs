@@ -98,7 +98,8 @@ fn add_capabilities(process: &mut Process, names: &[String]) {
             .set_ambient(None);
         empty
     });
-    let added: Vec<Capability> = names.iter().filter_map(|name| name.parse().ok()).collect();
+    let added: Vec<Capability> =
+        names.iter().filter_map(|name| serde_json::from_value(name.as_str().into()).ok()).collect();
     let with = |set: &Option<oci_spec::runtime::Capabilities>| {
         Some(set.iter().flatten().copied().chain(added.iter().copied()).collect())
     };

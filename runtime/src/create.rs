@@ -9,7 +9,7 @@ use bumpalo::Bump;
 use oci_spec::runtime::{LinuxIdMapping, LinuxResources, Spec};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
 use rustix::process::{getegid, geteuid};
-use vctx_context::cgroup::{Cgroup, Layout};
+use vctx_context::cgroup::{Cgroup, Layout, default_devices};
 use vctx_context::child::handshake::{Order, Report};
 use vctx_context::child::plan::{Filter, Plan};
 use vctx_context::idmap::{Mappings, Range};
@@ -162,10 +162,8 @@ fn accompany(
     }
     handshake.expect(&[Report::Ready]).map_err(|error| explain(error, plan))?;
     // The rules for devices come after the child has made its own.
-    if let (Some(cgroup), Some(resources)) = (&cgroup, resources)
-        && let Some(devices) = only_devices(resources)
-    {
-        cgroup.apply(&devices)?;
+    if let Some(cgroup) = &cgroup {
+        cgroup.apply(&only_devices(resources))?;
     }
     let identity = procfs::identity(pid).map_err(Error::Proc)?.ok_or(Error::Spawn(spawn::Error::Died))?;
     context.state.process = Some((pid, identity.start_time));
@@ -368,11 +366,15 @@ fn without_devices(resources: &LinuxResources) -> LinuxResources {
     rest
 }
 
-fn only_devices(resources: &LinuxResources) -> Option<LinuxResources> {
-    let devices = resources.devices().as_ref().filter(|devices| !devices.is_empty())?;
+/// The whole policy for devices: nothing, then what the configuration says, then what every context needs. The last are
+/// not the configuration's to take away: without them no terminal can be made.
+fn only_devices(resources: Option<&LinuxResources>) -> LinuxResources {
+    let asked = resources.and_then(|resources| resources.devices().as_ref()).into_iter().flatten();
+    let mut usual = default_devices().into_iter();
+    let devices = usual.next().into_iter().chain(asked.cloned()).chain(usual);
     let mut only = LinuxResources::default();
-    only.set_devices(Some(devices.clone()));
-    Some(only)
+    only.set_devices(Some(devices.collect()));
+    only
 }
 
 fn listen_for_start(context: &Context) -> Result<OwnedFd> {

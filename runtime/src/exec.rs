@@ -147,7 +147,10 @@ fn running(context: &Context, ignore_paused: bool) -> Result<crate::state::Alive
         (Status::Paused, _) if !ignore_paused => {
             Err(Error::Status { verb: "execute in", id: id(), status, hint: Some("resume it first") })
         }
-        (Status::Running | Status::Paused | Status::Created, Some(alive)) => Ok(alive),
+        (Status::Running | Status::Paused, Some(alive)) => Ok(alive),
+        (Status::Created, _) => {
+            Err(Error::Status { verb: "execute in", id: id(), status, hint: Some("start it first") })
+        }
         _ => Err(Error::Status { verb: "execute in", id: id(), status, hint: Some("container not running") }),
     }
 }

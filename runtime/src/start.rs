@@ -13,7 +13,7 @@ use vctx_context::terminal;
 
 use crate::config::Config;
 use crate::hooks::{self, Point};
-use crate::state::{Status, Store};
+use crate::state::{Context, Status, Store};
 use crate::{Error, Result};
 
 /// Starts a created context. Returns when the program was executed.
@@ -50,13 +50,7 @@ pub fn start(store: &Store, id: &str) -> Result<()> {
     let started = handshake.executed();
     // From now on nobody listens there; the file's absence says that the context was started.
     let _ = fs::remove_file(&path);
-    let listener = started.map_err(|error| match error {
-        spawn::Error::Step(failure) => {
-            let source = io::Error::from_raw_os_error(failure.errno);
-            Error::Step { step: failure.step.text().into(), source }
-        }
-        other => Error::Spawn(other),
-    })?;
+    let listener = started.map_err(|error| explain(error, &context))?;
     if listener.is_some() {
         let config = Config::read(&context.config_path())?;
         crate::create::hand_over_listener(&config.spec, listener, &context, alive.pid)?;
@@ -65,6 +59,18 @@ pub fn start(store: &Store, id: &str) -> Result<()> {
         hooks::run_all(&config.spec, Point::Poststart, &context, alive.pid, None);
     }
     Ok(())
+}
+
+/// The plan is gone with `create`; what was to be executed is in the configuration.
+fn explain(error: spawn::Error, context: &Context) -> Error {
+    let spawn::Error::Step { failure, detail } = &error else { return Error::Spawn(error) };
+    let config = Config::read(&context.config_path()).ok();
+    let process = config.as_ref().and_then(|config| config.spec.process().as_ref());
+    let program = process.and_then(|process| process.args().as_ref()?.first().cloned()).unwrap_or_default();
+    crate::failure::program(failure, detail, &program).unwrap_or_else(|| Error::Step {
+        step: failure.step.text().into(),
+        source: io::Error::from_raw_os_error(failure.errno),
+    })
 }
 
 fn dial(path: &Path) -> std::result::Result<OwnedFd, Errno> {

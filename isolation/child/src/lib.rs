@@ -14,6 +14,7 @@ pub mod sys;
 
 mod devices;
 mod failure;
+mod interpreter;
 mod mounts;
 mod process;
 mod root;
@@ -45,7 +46,7 @@ pub fn enter(plan: &Plan<'_>, channel: BorrowedFd<'_>) -> ! {
         Err(failure) => process::fail(channel, failure),
     };
     let channel = start.as_ref().map_or(channel, AsFd::as_fd);
-    process::fail(channel, process::execute(plan, channel, &path))
+    process::execute(plan, channel, &path)
 }
 
 /// The step list of a new context. Gives the connection of `start`, if that was waited for, and the program.
