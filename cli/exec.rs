@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use oci_spec::runtime::{Capability, LinuxCapabilities, Process, Spec, User};
 use vctx_context::terminal;
+use vctx_runtime::create::Console;
 use vctx_runtime::exec::{Request, target};
 
 use crate::args::{ExecArgs, Global};
@@ -21,12 +22,12 @@ pub(crate) fn run(global: &Global, args: ExecArgs) -> Result<ExitCode, Error> {
     let wants_terminal = process.terminal().unwrap_or(false);
     let mut own_terminal = None;
     let console = match (&args.console_socket, wants_terminal) {
-        (Some(path), _) => handles::console(Some(path))?,
+        (Some(path), _) => Some(Console::Listener(path.clone())),
         (None, true) if args.detach => return Err(Error::DetachedTerminal),
         (None, true) => {
             let (ours, theirs) = terminal::pair().map_err(vctx_runtime::Error::from)?;
             own_terminal = Some(ours);
-            Some(theirs)
+            Some(Console::Socket(theirs))
         }
         (None, false) => None,
     };

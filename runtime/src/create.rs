@@ -37,7 +37,7 @@ pub struct Request {
     /// Root file system; absent takes `root.path` of the configuration, below the bundle.
     pub root: Option<RootFs>,
     /// Where the master of a terminal goes, when the configuration asks for one.
-    pub console: Option<OwnedFd>,
+    pub console: Option<Console>,
     /// How the program is started.
     pub start: Start,
     /// File that gets the process id.
@@ -52,6 +52,25 @@ pub struct Request {
     pub cgroups: Cgroups,
     /// Folders that go with the context.
     pub own: Vec<PathBuf>,
+}
+
+/// Who takes the master of a terminal.
+#[derive(Debug)]
+pub enum Console {
+    /// The caller listens there (runc's `--console-socket`).
+    Listener(PathBuf),
+    /// The other end is ours.
+    Socket(OwnedFd),
+}
+
+impl Console {
+    /// Connects where somebody listens. Not before [`exe::protect`]: the process could start anew after it.
+    pub(crate) fn connect(self) -> Result<OwnedFd> {
+        match self {
+            Console::Listener(path) => Ok(terminal::connect_console(&path)?),
+            Console::Socket(socket) => Ok(socket),
+        }
+    }
 }
 
 /// How the program of a new context is started.
@@ -88,13 +107,14 @@ pub struct Created {
 /// # Errors
 ///
 /// The configuration is refused, the id is taken, or a step fails.
-pub fn create(store: &Store, request: Request) -> Result<Created> {
-    let spec = &request.config.spec;
+pub fn create(store: &Store, mut request: Request) -> Result<Created> {
     check_id(&request.id)?;
-    crate::validate::validate(spec)?;
+    crate::validate::validate(&request.config.spec)?;
     let host = Host::look(&request)?;
     protect(&host)?;
-    let filter = filter(store, spec)?;
+    let filter = filter(store, &request.config.spec)?;
+    let console = request.console.take().map(Console::connect).transpose()?;
+    let spec = &request.config.spec;
 
     let mut undo = Undo::default();
     let (mut context, lock) = reserve(store, &request, &host, &mut undo)?;
@@ -104,6 +124,7 @@ pub fn create(store: &Store, request: Request) -> Result<Created> {
     let arena = Bump::new();
     let cgroup = context.state.cgroup.as_ref();
     let mut facts = facts(&request, &host, cgroup, &filter, &join, listener.as_ref())?;
+    facts.console = take_terminal(spec, console.as_ref())?;
     facts.close.push(lock.folder());
     let plan = crate::plan::new_context(&arena, spec, &facts)?;
     let (child, handshake) =
@@ -417,23 +438,6 @@ fn facts<'a>(
             RootFs::Folder(path)
         }
     };
-    let terminal = spec.process().as_ref().and_then(oci_spec::runtime::Process::terminal).unwrap_or(false);
-    let console = match (&request.console, terminal) {
-        (Some(socket), true) => Some(socket.as_fd()),
-        (None, true) => {
-            return Err(Error::invalid(
-                "process.terminal",
-                "is true, and nobody takes the terminal; give --console-socket",
-            ));
-        }
-        (Some(_), false) => {
-            return Err(Error::invalid(
-                "process.terminal",
-                "is false, and a console socket was given; leave it away",
-            ));
-        }
-        (None, false) => None,
-    };
     let sources = cgroup.map(Cgroup::bind_sources);
     let user = host.kinds.iter().any(|(kind, _)| *kind == Kind::User);
     Ok(Facts {
@@ -453,7 +457,7 @@ fn facts<'a>(
         proc: host.proc.as_fd(),
         tasks: groups.tasks.iter().map(AsFd::as_fd).collect(),
         close: Vec::new(),
-        console,
+        console: None,
         filter: filter.as_ref().map(|filter| Filter {
             program: &filter.program,
             flags: filter.flags,
@@ -461,6 +465,25 @@ fn facts<'a>(
         }),
         preserve: request.preserve,
     })
+}
+
+fn take_terminal<'a>(spec: &Spec, console: Option<&'a OwnedFd>) -> Result<Option<BorrowedFd<'a>>> {
+    let wanted = spec.process().as_ref().and_then(oci_spec::runtime::Process::terminal).unwrap_or(false);
+    match_terminal(wanted, console)
+}
+
+/// A terminal needs somebody who takes it, and the other way round.
+pub(crate) fn match_terminal(wanted: bool, console: Option<&OwnedFd>) -> Result<Option<BorrowedFd<'_>>> {
+    match (wanted, console) {
+        (true, None) => Err(Error::invalid(
+            "process.terminal",
+            "is true, and nobody takes the terminal; give --console-socket",
+        )),
+        (false, Some(_)) => {
+            Err(Error::invalid("process.terminal", "is false, and a console socket was given; leave it away"))
+        }
+        (_, console) => Ok(console.map(AsFd::as_fd)),
+    }
 }
 
 fn set_oom_score(spec: &Spec, pid: i32) -> Result<()> {

@@ -247,8 +247,8 @@ fn mount<'a>(press: &Press<'a>, mount: &SpecMount, index: usize, facts: &Facts<'
                 "is missing; name a file system, or the option bind",
             ));
         }
-        // A new mount has no flag to clear.
-        options.clear = 0;
+        // A new mount has no flag to clear; but a kind of atime is only set together with the whole field.
+        options.clear = if options.set & mount::ATIME != 0 { mount::ATIME } else { 0 };
         options.clear_recursive = 0;
         let source =
             mount.source().as_ref().map_or(kind.as_bytes(), |path| path.as_os_str().as_encoded_bytes());

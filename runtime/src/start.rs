@@ -7,6 +7,7 @@ use std::path::Path;
 
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+use rustix::process::{Signal, pidfd_send_signal};
 use vctx_context::child::handshake::Order;
 use vctx_context::spawn::{self, Handshake};
 use vctx_context::terminal;
@@ -40,7 +41,10 @@ pub fn start(store: &Store, id: &str) -> Result<()> {
         if context.state.has_start_hooks { Some(Config::read(&context.config_path())?) } else { None };
     if let Some(config) = &config {
         let inside = Some((alive.pidfd.as_fd(), context.state.namespaces.as_slice()));
-        hooks::run(&config.spec, Point::StartContainer, &context, alive.pid, inside)?;
+        hooks::run(&config.spec, Point::StartContainer, &context, alive.pid, inside).inspect_err(|_| {
+            // The specification wants the context stopped then.
+            let _ = pidfd_send_signal(&alive.pidfd, Signal::KILL);
+        })?;
     }
     let path = context.start_path();
     let connection =
