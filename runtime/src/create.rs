@@ -9,7 +9,7 @@ use bumpalo::Bump;
 use oci_spec::runtime::{LinuxIdMapping, LinuxResources, Spec};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
 use rustix::process::{getegid, geteuid};
-use vctx_context::cgroup::{Cgroup, Layout, default_devices};
+use vctx_context::cgroup::{Cgroup, Join, Layout, default_devices};
 use vctx_context::child::handshake::{Order, Report};
 use vctx_context::child::plan::{Filter, Plan};
 use vctx_context::idmap::{Mappings, Range};
@@ -350,26 +350,18 @@ fn rootfs(request: &Request) -> PathBuf {
     }
 }
 
-/// What lets the child into its control groups.
-#[derive(Default)]
-struct Groups {
-    tasks: Vec<OwnedFd>,
-    unified: Option<OwnedFd>,
-}
-
-fn enter_cgroup(context: &mut Context, spec: &Spec, undo: &mut Undo) -> Result<Groups> {
-    let Some(cgroup) = context.state.cgroup.clone() else { return Ok(Groups::default()) };
+fn enter_cgroup(context: &mut Context, spec: &Spec, undo: &mut Undo) -> Result<Join> {
+    let Some(cgroup) = context.state.cgroup.clone() else { return Ok(Join::default()) };
     match cgroup.create() {
         Ok(_) => undo.push(Step::RemoveCgroup(cgroup.clone())),
         // An ordinary user without a delegated group can still have a context, only no limits.
         Err(error) if error.is_not_permitted() && !asks_for_limits(spec) => {
             context.state.cgroup = None;
-            return Ok(Groups::default());
+            return Ok(Join::default());
         }
         Err(error) => return Err(error.into()),
     }
-    let join = cgroup.join()?;
-    Ok(Groups { tasks: join.tasks, unified: join.unified })
+    Ok(cgroup.join()?)
 }
 
 /// Limits beside the rules for devices, which every engine writes and a user namespace makes moot.
@@ -400,6 +392,8 @@ fn only_devices(resources: Option<&LinuxResources>) -> LinuxResources {
 
 fn listen_for_start(context: &Context) -> Result<OwnedFd> {
     let path = context.start_path();
+    // The lock is ours, so a socket that lies here is a killed create's.
+    let _ = fs::remove_file(&path);
     let open = || -> std::result::Result<OwnedFd, rustix::io::Errno> {
         let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         match SocketAddrUnix::new(&path) {
@@ -420,7 +414,7 @@ fn facts<'a>(
     host: &'a Host,
     cgroup: Option<&Cgroup>,
     filter: &'a Option<seccomp::Filter>,
-    groups: &'a Groups,
+    groups: &'a Join,
     start: Option<&'a OwnedFd>,
 ) -> Result<Facts<'a>> {
     let spec = &request.config.spec;
