@@ -16,7 +16,6 @@ mod info;
 mod log;
 mod native;
 mod output;
-mod probe;
 mod run;
 mod run_args;
 mod show;
