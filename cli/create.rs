@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use vctx_runtime::config::Config;
-use vctx_runtime::create::{Cgroups, Request, Start};
+use vctx_runtime::create::{Cgroups, Console, Request, Start};
 use vctx_runtime::state::Store;
 
 use crate::args::{CgroupManager, CreateArgs, Global, Handles};
@@ -40,7 +40,7 @@ pub(crate) fn of_bundle(
         config,
         bundle,
         root: None,
-        console: crate::handles::console(handles.console_socket.as_deref())?,
+        console: handles.console_socket.clone().map(Console::Listener),
         start,
         pid_file: handles.pid_file.clone(),
         preserve: crate::handles::preserve(handles.preserve_fds),

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use oci_spec::runtime::{Capability, LinuxCapabilities, Process, Spec, User};
 use vctx_context::terminal;
+use vctx_runtime::create::Console;
 use vctx_runtime::exec::{Request, target};
 
 use crate::args::{ExecArgs, Global};
@@ -21,12 +22,12 @@ pub(crate) fn run(global: &Global, args: ExecArgs) -> Result<ExitCode, Error> {
     let wants_terminal = process.terminal().unwrap_or(false);
     let mut own_terminal = None;
     let console = match (&args.console_socket, wants_terminal) {
-        (Some(path), _) => handles::console(Some(path))?,
+        (Some(path), _) => Some(Console::Listener(path.clone())),
         (None, true) if args.detach => return Err(Error::DetachedTerminal),
         (None, true) => {
             let (ours, theirs) = terminal::pair().map_err(vctx_runtime::Error::from)?;
             own_terminal = Some(ours);
-            Some(theirs)
+            Some(Console::Socket(theirs))
         }
         (None, false) => None,
     };
@@ -98,7 +99,8 @@ fn add_capabilities(process: &mut Process, names: &[String]) {
             .set_ambient(None);
         empty
     });
-    let added: Vec<Capability> = names.iter().filter_map(|name| name.parse().ok()).collect();
+    let added: Vec<Capability> =
+        names.iter().filter_map(|name| serde_json::from_value(name.as_str().into()).ok()).collect();
     let with = |set: &Option<oci_spec::runtime::Capabilities>| {
         Some(set.iter().flatten().copied().chain(added.iter().copied()).collect())
     };

@@ -1,19 +1,13 @@
 //! What a caller hands over and gets back: sockets and descriptors.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::Path;
 
 use vctx_context::spawn::Child;
 use vctx_context::terminal;
 
 use crate::error::Error;
-
-/// Connects to the caller's console socket.
-pub(crate) fn console(path: Option<&Path>) -> Result<Option<OwnedFd>, Error> {
-    let connect = |path| terminal::connect_console(path).map_err(vctx_runtime::Error::from);
-    Ok(path.map(connect).transpose()?)
-}
 
 /// The number of descriptors that the guest gets beside the standard ones: those of socket activation
 /// (sd_listen_fds(3)) come first.

@@ -45,6 +45,7 @@ fn main() -> ExitCode {
     };
     let log = Log::new(&cli.global);
     let verb_exits_as_guest = matches!(cli.verb, Verb::Run(_));
+    log.debug(&format!("called as {argv:?}"));
     match act(&cli.global, cli.verb) {
         Ok(code) => code,
         Err(error) => {

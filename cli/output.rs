@@ -1,7 +1,7 @@
 //! Standard output: tables, JSON, and how times and amounts are written. Nothing else prints but `main` and `log`.
 
 use std::io::{self, Write};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
@@ -77,19 +77,10 @@ fn civil(days: u64) -> (u64, u64, u64) {
     (era * 400 + year_of_era + u64::from(month <= 2), month, day)
 }
 
-/// A length of time for people, in its two largest units: `3d 4h`, `12s`.
-pub(crate) fn human(length: Duration) -> String {
-    let seconds = length.as_secs();
-    match seconds {
-        0..60 => format!("{seconds}s"),
-        60..3600 => format!("{}m {}s", seconds / 60, seconds % 60),
-        3600..86_400 => format!("{}h {}m", seconds / 3600, seconds / 60 % 60),
-        _ => format!("{}d {}h", seconds / 86_400, seconds / 3600 % 24),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -109,12 +100,5 @@ mod tests {
     fn columns_line_up_and_control_characters_are_harmless() {
         let rows = [vec!["ID".into(), "PID".into()], vec!["a\nb\x1b[".into(), "1".into()]];
         assert_eq!(columns(&rows), "ID           PID\na\\nb\\u{1b}[  1\n");
-    }
-
-    #[test]
-    fn lengths_have_two_units() {
-        assert_eq!(human(Duration::from_secs(59)), "59s");
-        assert_eq!(human(Duration::from_secs(3661)), "1h 1m");
-        assert_eq!(human(Duration::from_secs(90_000)), "1d 1h");
     }
 }

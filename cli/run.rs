@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use vctx_context::terminal;
-use vctx_runtime::create::{Request, Start};
+use vctx_runtime::create::{Console, Request, Start};
 
 use crate::args::Global;
 use crate::create::{of_bundle, store};
@@ -38,7 +38,7 @@ fn live(global: &Global, args: &RunArgs, mut request: Request, keep: bool) -> Re
         }
         let (ours, theirs) = terminal::pair().map_err(vctx_runtime::Error::from)?;
         own_terminal = Some(ours);
-        request.console = Some(theirs);
+        request.console = Some(Console::Socket(theirs));
     }
     if args.detach {
         let created = vctx_runtime::create::create(&store, request)?;

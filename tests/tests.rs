@@ -1,1 +1,42 @@
-//! tests
+//! The behaviour tests: real processes and real engines, against vctx or against a peer.
+//!
+//! `VCTX_UNDER_TEST=vctx|runc|crun|/path` chooses the runtime. A case whose requirement is missing on this machine, and
+//! a case in which a peer is known to differ, is shown as ignored with its reason and counted.
+// A test says what is wrong by panicking, the harness prints, and nothing here is anybody's library.
+#![allow(clippy::unwrap_used, clippy::print_stdout, unreachable_pub, missing_docs)]
+
+mod harness;
+
+mod cgroups;
+mod engine_containerd;
+mod engine_docker;
+mod engine_podman;
+mod exec;
+mod filesystem;
+mod hooks;
+mod host_run;
+mod lifecycle;
+mod namespaces;
+mod process;
+mod refusals;
+mod seccomp;
+
+use harness::Need::{Program, Root, Vctx};
+
+fn main() {
+    let mut suites = harness::Suites::new();
+    suites.add("lifecycle", &[Root], lifecycle::cases());
+    suites.add("refusals", &[Root], refusals::cases());
+    suites.add("process", &[Root], process::cases());
+    suites.add("filesystem", &[Root], filesystem::cases());
+    suites.add("namespaces", &[Root], namespaces::cases());
+    suites.add("cgroups", &[Root], cgroups::cases());
+    suites.add("exec", &[Root], exec::cases());
+    suites.add("hooks", &[Root], hooks::cases());
+    suites.add("seccomp", &[Root], seccomp::cases());
+    suites.add("host_run", &[Vctx], host_run::cases());
+    suites.add("podman", &[Root, Program("podman"), Program("conmon")], engine_podman::cases());
+    suites.add("containerd", &[Root, Program("containerd"), Program("ctr")], engine_containerd::cases());
+    suites.add("docker", &[Root, Program("dockerd"), Program("docker")], engine_docker::cases());
+    suites.run()
+}

@@ -63,7 +63,7 @@ pub fn read_process(path: &Path) -> Result<Process> {
     let bytes = read(path)?;
     match serde_json::from_slice(&bytes) {
         Ok(process) => Ok(process),
-        Err(first) => normalised(&bytes, |value| normalise_process(value))
+        Err(first) => normalised(&bytes, normalise_process)
             .ok_or(Error::ParseConfig { path: path.into(), source: first }),
     }
 }

@@ -9,7 +9,7 @@ use bumpalo::Bump;
 use oci_spec::runtime::{LinuxIdMapping, LinuxResources, Spec};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
 use rustix::process::{getegid, geteuid};
-use vctx_context::cgroup::{Cgroup, Layout};
+use vctx_context::cgroup::{Cgroup, Layout, default_devices};
 use vctx_context::child::handshake::{Order, Report};
 use vctx_context::child::plan::{Filter, Plan};
 use vctx_context::idmap::{Mappings, Range};
@@ -37,7 +37,7 @@ pub struct Request {
     /// Root file system; absent takes `root.path` of the configuration, below the bundle.
     pub root: Option<RootFs>,
     /// Where the master of a terminal goes, when the configuration asks for one.
-    pub console: Option<OwnedFd>,
+    pub console: Option<Console>,
     /// How the program is started.
     pub start: Start,
     /// File that gets the process id.
@@ -52,6 +52,25 @@ pub struct Request {
     pub cgroups: Cgroups,
     /// Folders that go with the context.
     pub own: Vec<PathBuf>,
+}
+
+/// Who takes the master of a terminal.
+#[derive(Debug)]
+pub enum Console {
+    /// The caller listens there (runc's `--console-socket`).
+    Listener(PathBuf),
+    /// The other end is ours.
+    Socket(OwnedFd),
+}
+
+impl Console {
+    /// Connects where somebody listens. Not before [`exe::protect`]: the process could start anew after it.
+    pub(crate) fn connect(self) -> Result<OwnedFd> {
+        match self {
+            Console::Listener(path) => Ok(terminal::connect_console(&path)?),
+            Console::Socket(socket) => Ok(socket),
+        }
+    }
 }
 
 /// How the program of a new context is started.
@@ -88,13 +107,14 @@ pub struct Created {
 /// # Errors
 ///
 /// The configuration is refused, the id is taken, or a step fails.
-pub fn create(store: &Store, request: Request) -> Result<Created> {
-    let spec = &request.config.spec;
+pub fn create(store: &Store, mut request: Request) -> Result<Created> {
     check_id(&request.id)?;
-    crate::validate::validate(spec)?;
+    crate::validate::validate(&request.config.spec)?;
     let host = Host::look(&request)?;
     protect(&host)?;
-    let filter = filter(store, spec)?;
+    let filter = filter(store, &request.config.spec)?;
+    let console = request.console.take().map(Console::connect).transpose()?;
+    let spec = &request.config.spec;
 
     let mut undo = Undo::default();
     let (mut context, lock) = reserve(store, &request, &host, &mut undo)?;
@@ -103,7 +123,9 @@ pub fn create(store: &Store, request: Request) -> Result<Created> {
 
     let arena = Bump::new();
     let cgroup = context.state.cgroup.as_ref();
-    let facts = facts(&request, &host, cgroup, &filter, &join, listener.as_ref())?;
+    let mut facts = facts(&request, &host, cgroup, &filter, &join, listener.as_ref())?;
+    facts.console = take_terminal(spec, console.as_ref())?;
+    facts.close.push(lock.folder());
     let plan = crate::plan::new_context(&arena, spec, &facts)?;
     let (child, handshake) =
         spawn::spawn(&plan, &host.birth(join.unified.as_ref())).map_err(|error| explain(error, &plan))?;
@@ -161,10 +183,8 @@ fn accompany(
     }
     handshake.expect(&[Report::Ready]).map_err(|error| explain(error, plan))?;
     // The rules for devices come after the child has made its own.
-    if let (Some(cgroup), Some(resources)) = (&cgroup, resources)
-        && let Some(devices) = only_devices(resources)
-    {
-        cgroup.apply(&devices)?;
+    if let Some(cgroup) = &cgroup {
+        cgroup.apply(&only_devices(resources))?;
     }
     let identity = procfs::identity(pid).map_err(Error::Proc)?.ok_or(Error::Spawn(spawn::Error::Died))?;
     context.state.process = Some((pid, identity.start_time));
@@ -367,11 +387,15 @@ fn without_devices(resources: &LinuxResources) -> LinuxResources {
     rest
 }
 
-fn only_devices(resources: &LinuxResources) -> Option<LinuxResources> {
-    let devices = resources.devices().as_ref().filter(|devices| !devices.is_empty())?;
+/// The whole policy for devices: nothing, then what the configuration says, then what every context needs. The last are
+/// not the configuration's to take away: without them no terminal can be made.
+fn only_devices(resources: Option<&LinuxResources>) -> LinuxResources {
+    let asked = resources.and_then(|resources| resources.devices().as_ref()).into_iter().flatten();
+    let mut usual = default_devices().into_iter();
+    let devices = usual.next().into_iter().chain(asked.cloned()).chain(usual);
     let mut only = LinuxResources::default();
-    only.set_devices(Some(devices.clone()));
-    Some(only)
+    only.set_devices(Some(devices.collect()));
+    only
 }
 
 fn listen_for_start(context: &Context) -> Result<OwnedFd> {
@@ -414,23 +438,6 @@ fn facts<'a>(
             RootFs::Folder(path)
         }
     };
-    let terminal = spec.process().as_ref().and_then(oci_spec::runtime::Process::terminal).unwrap_or(false);
-    let console = match (&request.console, terminal) {
-        (Some(socket), true) => Some(socket.as_fd()),
-        (None, true) => {
-            return Err(Error::invalid(
-                "process.terminal",
-                "is true, and nobody takes the terminal; give --console-socket",
-            ));
-        }
-        (Some(_), false) => {
-            return Err(Error::invalid(
-                "process.terminal",
-                "is false, and a console socket was given; leave it away",
-            ));
-        }
-        (None, false) => None,
-    };
     let sources = cgroup.map(Cgroup::bind_sources);
     let user = host.kinds.iter().any(|(kind, _)| *kind == Kind::User);
     Ok(Facts {
@@ -449,7 +456,8 @@ fn facts<'a>(
         no_pivot: request.no_pivot,
         proc: host.proc.as_fd(),
         tasks: groups.tasks.iter().map(AsFd::as_fd).collect(),
-        console,
+        close: Vec::new(),
+        console: None,
         filter: filter.as_ref().map(|filter| Filter {
             program: &filter.program,
             flags: filter.flags,
@@ -457,6 +465,25 @@ fn facts<'a>(
         }),
         preserve: request.preserve,
     })
+}
+
+fn take_terminal<'a>(spec: &Spec, console: Option<&'a OwnedFd>) -> Result<Option<BorrowedFd<'a>>> {
+    let wanted = spec.process().as_ref().and_then(oci_spec::runtime::Process::terminal).unwrap_or(false);
+    match_terminal(wanted, console)
+}
+
+/// A terminal needs somebody who takes it, and the other way round.
+pub(crate) fn match_terminal(wanted: bool, console: Option<&OwnedFd>) -> Result<Option<BorrowedFd<'_>>> {
+    match (wanted, console) {
+        (true, None) => Err(Error::invalid(
+            "process.terminal",
+            "is true, and nobody takes the terminal; give --console-socket",
+        )),
+        (false, Some(_)) => {
+            Err(Error::invalid("process.terminal", "is false, and a console socket was given; leave it away"))
+        }
+        (_, console) => Ok(console.map(AsFd::as_fd)),
+    }
 }
 
 fn set_oom_score(spec: &Spec, pid: i32) -> Result<()> {

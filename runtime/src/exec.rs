@@ -13,6 +13,7 @@ use vctx_context::spawn::{self, Birth, Child};
 use vctx_context::{exe, procfs, seccomp};
 
 use crate::config::Config;
+use crate::create::{Console, match_terminal};
 use crate::failure::explain;
 use crate::plan::{Facts, RootFs};
 use crate::state::{Context, Status, Store};
@@ -25,7 +26,7 @@ pub struct Request {
     /// The process, whole.
     pub process: Process,
     /// Where the master of a terminal goes, when the process asks for one.
-    pub console: Option<OwnedFd>,
+    pub console: Option<Console>,
     /// File that gets the process id.
     pub pid_file: Option<PathBuf>,
     /// Descriptors from 3 on that the process gets, their number.
@@ -61,7 +62,7 @@ pub fn target(store: &Store, id: &str) -> Result<Target> {
 /// # Errors
 ///
 /// The context is not running, or a step fails; what was made is undone.
-pub fn exec(store: &Store, target: &Target, request: Request) -> Result<Child> {
+pub fn exec(store: &Store, target: &Target, mut request: Request) -> Result<Child> {
     let (context, spec) = (&target.context, &target.spec);
     crate::validate::process("process", &request.process)?;
     let alive = running(context, request.ignore_paused)?;
@@ -73,6 +74,7 @@ pub fn exec(store: &Store, target: &Target, request: Request) -> Result<Child> {
     let profile = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
     let filter =
         profile.map(|profile| seccomp::compile(profile, Some(&store.seccomp_cache()))).transpose()?.flatten();
+    let console = request.console.take().map(Console::connect).transpose()?;
     let groups = groups(context, request.cgroup.as_deref())?;
 
     let arena = Bump::new();
@@ -95,7 +97,8 @@ pub fn exec(store: &Store, target: &Target, request: Request) -> Result<Child> {
         no_pivot: false,
         proc: proc.as_fd(),
         tasks: groups.tasks.iter().map(AsFd::as_fd).collect(),
-        console: console(&request)?,
+        close: Vec::new(),
+        console: match_terminal(request.process.terminal().unwrap_or(false), console.as_ref())?,
         filter: filter.as_ref().map(|filter| Filter {
             program: &filter.program,
             flags: filter.flags,
@@ -106,6 +109,7 @@ pub fn exec(store: &Store, target: &Target, request: Request) -> Result<Child> {
     let plan = Plan {
         proc: proc.as_fd(),
         tasks: &facts.tasks,
+        close: &[],
         scene: Scene::Join(Join {
             target: alive.pidfd.as_fd(),
             namespaces: flags & !before,
@@ -145,22 +149,11 @@ fn running(context: &Context, ignore_paused: bool) -> Result<crate::state::Alive
         (Status::Paused, _) if !ignore_paused => {
             Err(Error::Status { verb: "execute in", id: id(), status, hint: Some("resume it first") })
         }
-        (Status::Running | Status::Paused | Status::Created, Some(alive)) => Ok(alive),
-        _ => Err(Error::Status { verb: "execute in", id: id(), status, hint: Some("container not running") }),
-    }
-}
-
-fn console(request: &Request) -> Result<Option<std::os::fd::BorrowedFd<'_>>> {
-    match (&request.console, request.process.terminal().unwrap_or(false)) {
-        (Some(socket), true) => Ok(Some(socket.as_fd())),
-        (None, true) => Err(Error::invalid(
-            "process.terminal",
-            "is true, and nobody takes the terminal; give --console-socket",
-        )),
-        (Some(_), false) => {
-            Err(Error::invalid("process.terminal", "is false, and a console socket was given; leave it away"))
+        (Status::Running | Status::Paused, Some(alive)) => Ok(alive),
+        (Status::Created, _) => {
+            Err(Error::Status { verb: "execute in", id: id(), status, hint: Some("start it first") })
         }
-        (None, false) => Ok(None),
+        _ => Err(Error::Status { verb: "execute in", id: id(), status, hint: Some("container not running") }),
     }
 }
 

@@ -12,14 +12,16 @@ use crate::Error;
 /// Makes the error of a spawn that failed.
 pub(crate) fn explain(error: spawn::Error, plan: &Plan<'_>) -> Error {
     match error {
-        spawn::Error::Step(failure) => step(failure, plan),
+        spawn::Error::Step { failure, detail } => step(failure, &detail, plan),
         other => Error::Spawn(other),
     }
 }
 
-fn step(failure: Failure, plan: &Plan<'_>) -> Error {
+fn step(failure: Failure, detail: &str, plan: &Plan<'_>) -> Error {
     let source = io::Error::from_raw_os_error(failure.errno);
-    if let Some(error) = program(&failure, plan) {
+    if let Some(program) = plan.process.program()
+        && let Some(error) = self::program(&failure, detail, &program.to_string_lossy())
+    {
         return error;
     }
     let step = match item(&failure, plan) {
@@ -30,20 +32,20 @@ fn step(failure: Failure, plan: &Plan<'_>) -> Error {
 }
 
 /// The program cannot be executed: the words are those by which engines tell 126 from 127.
-fn program(failure: &Failure, plan: &Plan<'_>) -> Option<Error> {
-    let program = plan.process.program()?.to_string_lossy().into_owned();
+pub(crate) fn program(failure: &Failure, detail: &str, program: &str) -> Option<Error> {
     let missing = failure.errno == libc::ENOENT;
     let reason = match (failure.step, failure.errno) {
         (Step::Find, libc::ENOENT) if failure.index == 1 => "executable file not found in $PATH".into(),
         (Step::Find | Step::Exec, libc::ENOENT) => "no such file or directory".into(),
         (Step::Find | Step::Exec, libc::EACCES) => "permission denied".into(),
-        (Step::Interpreter, _) => {
-            "its interpreter is missing: no such file or directory; look at its first line, or at the dynamic loader that it names".into()
+        (Step::Interpreter, _) if detail.is_empty() => {
+            "the interpreter that it asks for is missing: no such file or directory".into()
         }
+        (Step::Interpreter, _) => format!("its interpreter {detail:?} is missing: no such file or directory"),
         (Step::Find | Step::Exec, errno) => io::Error::from_raw_os_error(errno).to_string().to_lowercase(),
         _ => return None,
     };
-    Some(Error::Program { program, reason, missing })
+    Some(Error::Program { program: program.into(), reason, missing })
 }
 
 /// What the step was about.

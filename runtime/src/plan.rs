@@ -52,6 +52,8 @@ pub struct Facts<'a> {
     pub proc: BorrowedFd<'a>,
     /// See [`Plan::tasks`].
     pub tasks: Vec<BorrowedFd<'a>>,
+    /// See [`Plan::close`].
+    pub close: Vec<BorrowedFd<'a>>,
     /// Where a terminal goes.
     pub console: Option<BorrowedFd<'a>>,
     /// Compiled seccomp filter.
@@ -149,6 +151,7 @@ pub fn new_context<'a>(arena: &'a Bump, spec: &Spec, facts: &Facts<'a>) -> Resul
     Ok(Plan {
         proc: facts.proc,
         tasks: press.list(facts.tasks.clone()),
+        close: press.list(facts.close.clone()),
         scene: Scene::New(arena.alloc(setting)),
         process: self::process(arena, process, spec, facts, true)?,
     })
@@ -244,8 +247,8 @@ fn mount<'a>(press: &Press<'a>, mount: &SpecMount, index: usize, facts: &Facts<'
                 "is missing; name a file system, or the option bind",
             ));
         }
-        // A new mount has no flag to clear.
-        options.clear = 0;
+        // A new mount has no flag to clear; but a kind of atime is only set together with the whole field.
+        options.clear = if options.set & mount::ATIME != 0 { mount::ATIME } else { 0 };
         options.clear_recursive = 0;
         let source =
             mount.source().as_ref().map_or(kind.as_bytes(), |path| path.as_os_str().as_encoded_bytes());

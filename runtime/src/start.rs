@@ -7,13 +7,14 @@ use std::path::Path;
 
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+use rustix::process::{Signal, pidfd_send_signal};
 use vctx_context::child::handshake::Order;
 use vctx_context::spawn::{self, Handshake};
 use vctx_context::terminal;
 
 use crate::config::Config;
 use crate::hooks::{self, Point};
-use crate::state::{Status, Store};
+use crate::state::{Context, Status, Store};
 use crate::{Error, Result};
 
 /// Starts a created context. Returns when the program was executed.
@@ -40,7 +41,10 @@ pub fn start(store: &Store, id: &str) -> Result<()> {
         if context.state.has_start_hooks { Some(Config::read(&context.config_path())?) } else { None };
     if let Some(config) = &config {
         let inside = Some((alive.pidfd.as_fd(), context.state.namespaces.as_slice()));
-        hooks::run(&config.spec, Point::StartContainer, &context, alive.pid, inside)?;
+        hooks::run(&config.spec, Point::StartContainer, &context, alive.pid, inside).inspect_err(|_| {
+            // The specification wants the context stopped then.
+            let _ = pidfd_send_signal(&alive.pidfd, Signal::KILL);
+        })?;
     }
     let path = context.start_path();
     let connection =
@@ -50,13 +54,7 @@ pub fn start(store: &Store, id: &str) -> Result<()> {
     let started = handshake.executed();
     // From now on nobody listens there; the file's absence says that the context was started.
     let _ = fs::remove_file(&path);
-    let listener = started.map_err(|error| match error {
-        spawn::Error::Step(failure) => {
-            let source = io::Error::from_raw_os_error(failure.errno);
-            Error::Step { step: failure.step.text().into(), source }
-        }
-        other => Error::Spawn(other),
-    })?;
+    let listener = started.map_err(|error| explain(error, &context))?;
     if listener.is_some() {
         let config = Config::read(&context.config_path())?;
         crate::create::hand_over_listener(&config.spec, listener, &context, alive.pid)?;
@@ -65,6 +63,18 @@ pub fn start(store: &Store, id: &str) -> Result<()> {
         hooks::run_all(&config.spec, Point::Poststart, &context, alive.pid, None);
     }
     Ok(())
+}
+
+/// The plan is gone with `create`; what was to be executed is in the configuration.
+fn explain(error: spawn::Error, context: &Context) -> Error {
+    let spawn::Error::Step { failure, detail } = &error else { return Error::Spawn(error) };
+    let config = Config::read(&context.config_path()).ok();
+    let process = config.as_ref().and_then(|config| config.spec.process().as_ref());
+    let program = process.and_then(|process| process.args().as_ref()?.first().cloned()).unwrap_or_default();
+    crate::failure::program(failure, detail, &program).unwrap_or_else(|| Error::Step {
+        step: failure.step.text().into(),
+        source: io::Error::from_raw_os_error(failure.errno),
+    })
 }
 
 fn dial(path: &Path) -> std::result::Result<OwnedFd, Errno> {

@@ -200,7 +200,10 @@ fn linux(spec: &Spec, linux: &Linux) -> Result<()> {
     for (index, namespace) in namespaces.iter().enumerate() {
         let field = format!("linux.namespaces[{index}]");
         if !kinds.insert(namespace.typ()) {
-            return Err(Error::invalid(field, format!("lists the {} namespace twice", namespace.typ())));
+            return Err(Error::invalid(
+                field,
+                format!("lists the {} namespace twice", word(namespace.typ())),
+            ));
         }
         if let Some(file) = namespace.path() {
             path(&format!("{field}.path"), file)?;
@@ -217,7 +220,7 @@ fn linux(spec: &Spec, linux: &Linux) -> Result<()> {
     let needs = |field: &str, kind: LinuxNamespaceType| {
         Err(Error::invalid(
             field,
-            format!("needs a {kind} namespace in linux.namespaces; it would change the host's"),
+            format!("needs a {} namespace in linux.namespaces; it would change the host's", word(kind)),
         ))
     };
     if has(LinuxNamespaceType::Mount).is_none() {
@@ -256,6 +259,20 @@ fn linux(spec: &Spec, linux: &Linux) -> Result<()> {
         ));
     }
     Ok(())
+}
+
+/// A kind of namespace by the word that the configuration has for it.
+fn word(kind: LinuxNamespaceType) -> &'static str {
+    match kind {
+        LinuxNamespaceType::Mount => "mount",
+        LinuxNamespaceType::Cgroup => "cgroup",
+        LinuxNamespaceType::Uts => "uts",
+        LinuxNamespaceType::Ipc => "ipc",
+        LinuxNamespaceType::User => "user",
+        LinuxNamespaceType::Pid => "pid",
+        LinuxNamespaceType::Network => "network",
+        LinuxNamespaceType::Time => "time",
+    }
 }
 
 fn mappings(linux: &Linux, makes_user: bool) -> Result<()> {
@@ -329,7 +346,7 @@ fn sysctl(key: &str, has: &dyn Fn(LinuxNamespaceType) -> bool) -> Result<()> {
     if !has(kind) {
         return Err(Error::invalid(
             field,
-            format!("needs a {kind} namespace in linux.namespaces; it would change the host's"),
+            format!("needs a {} namespace in linux.namespaces; it would change the host's", word(kind)),
         ));
     }
     Ok(())

@@ -63,6 +63,9 @@ pub struct Failure {
 /// Length of a report on the wire, in bytes.
 pub const REPORT_LENGTH: usize = 9;
 
+/// The most that a failure can add in words, in bytes: a path of the guest's.
+pub const DETAIL_LENGTH: usize = 255;
+
 impl Report {
     /// The report as bytes.
     #[must_use]
@@ -199,6 +202,15 @@ pub(crate) fn wait(socket: BorrowedFd<'_>, expected: Order) -> Result<(), Errno>
 /// Sends a report. A parent that is gone is noticed at the next [`wait`].
 pub(crate) fn report(socket: BorrowedFd<'_>, report: Report) {
     let _ = send(socket, &report.encode(), SendFlags::NOSIGNAL);
+}
+
+/// Sends a failure and what it was about.
+pub(crate) fn report_failure(socket: BorrowedFd<'_>, failure: Failure, detail: &[u8]) {
+    let mut bytes = [0; REPORT_LENGTH + DETAIL_LENGTH];
+    let detail = &detail[..detail.len().min(DETAIL_LENGTH)];
+    bytes[..REPORT_LENGTH].copy_from_slice(&Report::Failed(failure).encode());
+    bytes[REPORT_LENGTH..REPORT_LENGTH + detail.len()].copy_from_slice(detail);
+    let _ = send(socket, &bytes[..REPORT_LENGTH + detail.len()], SendFlags::NOSIGNAL);
 }
 
 /// Sends bytes with one descriptor.

@@ -14,6 +14,7 @@ pub mod sys;
 
 mod devices;
 mod failure;
+mod interpreter;
 mod mounts;
 mod process;
 mod root;
@@ -35,6 +36,7 @@ type Result<T> = core::result::Result<T, Failure>;
 /// SOCK_SEQPACKET socket `channel`, and ends it.
 pub fn enter(plan: &Plan<'_>, channel: BorrowedFd<'_>) -> ! {
     sys::unblock_signals();
+    plan.close.iter().for_each(|descriptor| sys::close_copy(*descriptor));
     let ready = match &plan.scene {
         Scene::New(setting) => new_context(plan, setting, channel),
         Scene::Join(join) => join_context(plan, join, channel),
@@ -44,7 +46,7 @@ pub fn enter(plan: &Plan<'_>, channel: BorrowedFd<'_>) -> ! {
         Err(failure) => process::fail(channel, failure),
     };
     let channel = start.as_ref().map_or(channel, AsFd::as_fd);
-    process::fail(channel, process::execute(plan, channel, &path))
+    process::execute(plan, channel, &path)
 }
 
 /// The step list of a new context. Gives the connection of `start`, if that was waited for, and the program.

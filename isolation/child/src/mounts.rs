@@ -110,8 +110,8 @@ fn set_flags(source: &OwnedFd, mount: &Mount<'_>, early: u64) -> core::result::R
             MountAttributes { set: mount.set_recursive, clear: mount.clear_recursive, ..Default::default() };
         mount_setattr(source, c"", true, &attributes)?;
     }
-    let done = if let Source::FileSystem { .. } = mount.source { early } else { 0 };
-    if (mount.set & !done) | mount.clear != 0 {
+    let born_with = matches!(mount.source, Source::FileSystem { .. }) && early == mount.set;
+    if !born_with && mount.set | mount.clear != 0 {
         let attributes = MountAttributes { set: mount.set, clear: mount.clear, ..Default::default() };
         match mount_setattr(source, c"", false, &attributes) {
             // In a user namespace the flags that the host's mount has are locked (mount_namespaces(7)): what is set

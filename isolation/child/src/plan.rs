@@ -17,6 +17,8 @@ pub struct Plan<'a> {
     /// The `tasks` file of each cgroup v1 hierarchy, open for writing. The child writes "0" (itself) to each: the kernel
     /// then skips the global lock, and the RCU grace period, that a write of a pid to `cgroup.procs` waits for.
     pub tasks: &'a [BorrowedFd<'a>],
+    /// Descriptors of the parent that must not live on in the child: a lock would stay taken.
+    pub close: &'a [BorrowedFd<'a>],
     /// Whether the scene is new or another context's.
     pub scene: Scene<'a>,
     /// What runs in it.

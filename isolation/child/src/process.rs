@@ -8,7 +8,8 @@ use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
 use crate::Result;
 use crate::failure::{At, at};
-use crate::handshake::{Failure, Report, Step, report, send_descriptor};
+use crate::handshake::{Failure, Report, Step, report, report_failure, send_descriptor};
+use crate::interpreter;
 use crate::plan::{Capabilities, Plan, Process};
 use crate::resolve::{self, Path};
 use crate::sys;
@@ -145,12 +146,19 @@ fn check_program(path: &Path) -> core::result::Result<(), Errno> {
     sys::may_execute(path)
 }
 
-/// The last steps, after the start was given. Returns only a failure.
-pub(crate) fn execute(plan: &Plan<'_>, channel: BorrowedFd<'_>, path: &Path) -> Failure {
-    match last_steps(plan, channel) {
-        Ok(()) => exec(&plan.process, path),
-        Err(failure) => failure,
+/// The last steps, after the start was given. Ends the child if one fails.
+pub(crate) fn execute(plan: &Plan<'_>, channel: BorrowedFd<'_>, path: &Path) -> ! {
+    if let Err(failure) = last_steps(plan, channel) {
+        fail(channel, failure);
     }
+    let failure = exec(&plan.process, path);
+    let mut interpreter = [0; interpreter::SPACE];
+    let length = match failure.step {
+        Step::Interpreter => interpreter::find(path, &mut interpreter).unwrap_or(0),
+        _ => 0,
+    };
+    report_failure(channel, failure, &interpreter[..length]);
+    sys::exit(exit_code(failure))
 }
 
 fn last_steps(plan: &Plan<'_>, channel: BorrowedFd<'_>) -> Result<()> {
@@ -209,6 +217,10 @@ fn exec(process: &Process<'_>, path: &Path) -> Failure {
 /// Sends the failure and ends the child.
 pub(crate) fn fail(channel: BorrowedFd<'_>, failure: Failure) -> ! {
     report(channel, Report::Failed(failure));
-    let not_found = failure.errno == Errno::NOENT.raw_os_error();
-    sys::exit(if not_found { 127 } else { 126 })
+    sys::exit(exit_code(failure))
+}
+
+/// 127 for what was not found and 126 for the rest, as shells have it.
+fn exit_code(failure: Failure) -> i32 {
+    if failure.errno == Errno::NOENT.raw_os_error() { 127 } else { 126 }
 }

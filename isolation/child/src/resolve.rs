@@ -6,15 +6,18 @@
 //! descriptor, never through a path that could have changed since (CVE-2021-30465, CVE-2024-45310).
 
 use core::ffi::CStr;
+use core::mem::MaybeUninit;
 
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::fs::{Mode, OFlags, ResolveFlags, mkdirat, openat, openat2};
+use rustix::fs::{Mode, OFlags, ResolveFlags, mkdirat, openat, openat2, readlinkat_raw};
 use rustix::io::Errno;
 
 /// How often a resolution that raced with a rename is tried again (openat2(2), EAGAIN).
 const RACES: usize = 128;
 /// PATH_MAX.
 const LENGTH: usize = 4096;
+/// How many links that lead nowhere are followed.
+const LINKS: usize = 16;
 
 /// Opens `path` inside `root`.
 ///
@@ -46,13 +49,17 @@ fn open_with(root: BorrowedFd<'_>, path: &CStr, flags: OFlags, more: ResolveFlag
     Err(Errno::AGAIN)
 }
 
-/// Opens the folder `path` inside `root`, and makes what is missing of it with `mode`.
+/// Opens the folder `path` inside `root`, and makes what is missing of it with `mode`. A link that leads nowhere is
+/// followed inside the root, and what it names is made there.
 ///
 /// # Errors
 ///
-/// As openat2(2) and mkdirat(2); ENOTDIR when a part exists and is no folder; ENOENT at a dangling link.
+/// As openat2(2) and mkdirat(2); ENOTDIR when a part exists and is no folder; ELOOP past 16 such links.
 pub fn ensure_folder(root: impl AsFd, path: &CStr, mode: Mode) -> Result<OwnedFd, Errno> {
-    let root = root.as_fd();
+    ensure_folder_in(root.as_fd(), path, mode, LINKS)
+}
+
+fn ensure_folder_in(root: BorrowedFd<'_>, path: &CStr, mode: Mode, links: usize) -> Result<OwnedFd, Errno> {
     let flags = OFlags::PATH | OFlags::DIRECTORY;
     match open(root, path, flags) {
         Err(Errno::NOENT) => {}
@@ -60,15 +67,32 @@ pub fn ensure_folder(root: impl AsFd, path: &CStr, mode: Mode) -> Result<OwnedFd
     }
     let mut prefix = Path::new();
     let mut folder = open(root, c".", flags)?;
-    for name in path.to_bytes().split(|&byte| byte == b'/').filter(|name| !name.is_empty()) {
+    let bytes = path.to_bytes();
+    let mut end = 0;
+    for name in bytes.split(|&byte| byte == b'/') {
+        end += name.len() + 1;
+        if name.is_empty() {
+            continue;
+        }
+        let parent = prefix.length;
         prefix.push(name)?;
         folder = match open(root, prefix.as_c_str()?, flags) {
             Err(Errno::NOENT) => {
                 let mut single = Path::new();
                 single.push(name)?;
                 match mkdirat(&folder, single.name()?, mode) {
-                    Ok(()) | Err(Errno::EXIST) => open(root, prefix.as_c_str()?, flags)?,
+                    Ok(()) | Err(Errno::EXIST) => {}
                     Err(error) => return Err(error),
+                }
+                match open(root, prefix.as_c_str()?, flags) {
+                    // It exists and leads nowhere: a link.
+                    Err(Errno::NOENT) if links > 0 => {
+                        let mut path = target(&folder, single.name()?, &prefix.bytes[..parent])?;
+                        path.push(bytes.get(end..).unwrap_or_default())?;
+                        return ensure_folder_in(root, path.as_c_str()?, mode, links - 1);
+                    }
+                    Err(Errno::NOENT) => return Err(Errno::LOOP),
+                    result => result?,
                 }
             }
             result => result?,
@@ -77,13 +101,29 @@ pub fn ensure_folder(root: impl AsFd, path: &CStr, mode: Mode) -> Result<OwnedFd
     Ok(folder)
 }
 
-/// Opens the file `path` inside `root` as a place (O_PATH), and makes an empty one when it is missing.
+/// Where the link `name` in `folder` leads, as a path in the root; `parent` is the folder's own path.
+fn target(folder: &OwnedFd, name: &CStr, parent: &[u8]) -> Result<Path, Errno> {
+    let mut space = [MaybeUninit::<u8>::uninit(); LENGTH];
+    let (text, _) = readlinkat_raw(folder, name, &mut space)?;
+    let mut path = Path::new();
+    if !text.starts_with(b"/") {
+        path.append(parent)?;
+    }
+    path.push(text)?;
+    Ok(path)
+}
+
+/// Opens the file `path` inside `root` as a place (O_PATH), and makes an empty one when it is missing. A link that leads
+/// nowhere is followed inside the root.
 ///
 /// # Errors
 ///
 /// As [`ensure_folder`].
 pub fn ensure_file(root: impl AsFd, path: &CStr) -> Result<OwnedFd, Errno> {
-    let root = root.as_fd();
+    ensure_file_in(root.as_fd(), path, LINKS)
+}
+
+fn ensure_file_in(root: BorrowedFd<'_>, path: &CStr, links: usize) -> Result<OwnedFd, Errno> {
     match open(root, path, OFlags::PATH) {
         Err(Errno::NOENT) => {}
         result => return result,
@@ -91,8 +131,18 @@ pub fn ensure_file(root: impl AsFd, path: &CStr) -> Result<OwnedFd, Errno> {
     let (folder, name) = ensure_parent(root, path)?;
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::WRONLY;
     match openat(&folder, name.name()?, flags, Mode::from_raw_mode(0o644)) {
-        Ok(_) | Err(Errno::EXIST) => open(root, path, OFlags::PATH),
-        Err(error) => Err(error),
+        Ok(_) | Err(Errno::EXIST) => {}
+        Err(error) => return Err(error),
+    }
+    match open(root, path, OFlags::PATH) {
+        Err(Errno::NOENT) if links > 0 => {
+            let parent = path.to_bytes();
+            let length = parent.iter().rposition(|&byte| byte == b'/').unwrap_or(0);
+            let path = target(&folder, name.name()?, &parent[..length])?;
+            ensure_file_in(root, path.as_c_str()?, links - 1)
+        }
+        Err(Errno::NOENT) => Err(Errno::LOOP),
+        result => result,
     }
 }
 

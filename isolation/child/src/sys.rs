@@ -88,6 +88,12 @@ pub fn keep_on_exec(descriptor: RawFd) -> Result<(), Errno> {
     check(unsafe { libc::syscall(libc::SYS_fcntl, descriptor, libc::F_SETFD, 0) }).map(drop)
 }
 
+/// close(2) of a copy that fork has made of the parent's descriptor.
+pub(crate) fn close_copy(descriptor: BorrowedFd<'_>) {
+    // SAFETY: the owner lives in the parent; the child never returns to drop its copy, nor uses the number again.
+    unsafe { libc::syscall(libc::SYS_close, descriptor.as_raw_fd()) };
+}
+
 /// setns(2) with a namespace descriptor or a pidfd, and CLONE_NEW* flags.
 pub fn setns(descriptor: BorrowedFd<'_>, flags: u32) -> Result<(), Errno> {
     // SAFETY: the process has one thread, so no other thread's view of its namespaces changes.

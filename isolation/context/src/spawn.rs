@@ -10,7 +10,7 @@ use rustix::net::{
     recvmsg, send, socketpair,
 };
 use rustix::process::{PidfdFlags, WaitOptions, pidfd_open, waitpid};
-use vctx_child::handshake::{Failure, Order, REPORT_LENGTH, Report};
+use vctx_child::handshake::{DETAIL_LENGTH, Failure, Order, REPORT_LENGTH, Report};
 use vctx_child::plan::Plan;
 
 use crate::namespace::{Joined, Kind};
@@ -32,8 +32,13 @@ pub enum Error {
     #[error("cannot make the context's first process{}", hint(.0))]
     Clone(#[source] io::Error),
     /// The child reported a failed step.
-    #[error("{}", .0.step.text())]
-    Step(Failure),
+    #[error("{}", failure.step.text())]
+    Step {
+        /// The step and its errno.
+        failure: Failure,
+        /// What the child could say of it, such as the missing interpreter's path.
+        detail: String,
+    },
     /// The child died without a word.
     #[error(
         "the context's first process died while it was set up; a memory limit that is too low for it ends it so"
@@ -60,6 +65,12 @@ fn hint(error: &io::Error) -> &'static str {
 #[derive(Debug)]
 pub struct Handshake {
     socket: OwnedFd,
+}
+
+/// What can come along with a report.
+struct More {
+    descriptor: Option<OwnedFd>,
+    detail: String,
 }
 
 /// A new process.
@@ -307,7 +318,7 @@ impl Handshake {
     /// The child failed, died or said something else.
     pub fn expect(&self, wanted: &[Report]) -> Result<Report, Error> {
         match self.next()? {
-            Some((Report::Failed(failure), _)) => Err(Error::Step(failure)),
+            Some((Report::Failed(failure), more)) => Err(Error::Step { failure, detail: more.detail }),
             Some((report, _)) if wanted.contains(&report) => Ok(report),
             Some(_) => Err(Error::Unexpected),
             None => Err(Error::Died),
@@ -324,16 +335,18 @@ impl Handshake {
         loop {
             match self.next()? {
                 None => return Ok(listener),
-                Some((Report::Listener, descriptor)) => listener = descriptor,
-                Some((Report::Failed(failure), _)) => return Err(Error::Step(failure)),
+                Some((Report::Listener, more)) => listener = more.descriptor,
+                Some((Report::Failed(failure), more)) => {
+                    return Err(Error::Step { failure, detail: more.detail });
+                }
                 Some(_) => return Err(Error::Unexpected),
             }
         }
     }
 
-    /// The next report, with a descriptor that came along; none at the end of file.
-    fn next(&self) -> Result<Option<(Report, Option<OwnedFd>)>, Error> {
-        let mut bytes = [0u8; REPORT_LENGTH];
+    /// The next report, with what came along; none at the end of file.
+    fn next(&self) -> Result<Option<(Report, More)>, Error> {
+        let mut bytes = [0u8; REPORT_LENGTH + DETAIL_LENGTH];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let flags = RecvFlags::CMSG_CLOEXEC;
@@ -354,7 +367,8 @@ impl Handshake {
             RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
             _ => None,
         });
-        let report = Report::decode(&bytes[..length]).ok_or(Error::Unexpected)?;
-        Ok(Some((report, descriptor)))
+        let (report, detail) = bytes[..length].split_at_checked(REPORT_LENGTH).ok_or(Error::Unexpected)?;
+        let report = Report::decode(report).ok_or(Error::Unexpected)?;
+        Ok(Some((report, More { descriptor, detail: String::from_utf8_lossy(detail).into_owned() })))
     }
 }

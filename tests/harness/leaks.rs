@@ -1,0 +1,103 @@
+//! What a context may leave on the host: control groups, mounts, state files, processes (and through them namespaces).
+//!
+//! Everything of a context carries its id: the name of the control groups, the paths of the bundle, the environment
+//! of the runtime and of the first process. So contexts that run beside each other do not disturb the check.
+
+use nix::mount::{MntFlags, umount2};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// Names whatever is left of the context `id` with the bundle `dir`.
+pub fn of(id: &str, dir: &Path, state_root: &Path) -> Vec<String> {
+    let groups = control_groups(id).into_iter().map(|group| format!("control group {}", group.display()));
+    let mounts = mounts_below(dir).into_iter().map(|mount| format!("mount {}", mount.display()));
+    let processes = processes(id).into_iter().map(|(pid, line)| format!("process {pid}: {line}"));
+    let state = entries(&state_root.join(id)).into_iter().map(|file| format!("state {}", file.display()));
+    groups.chain(mounts).chain(processes).chain(state).collect()
+}
+
+/// As `of`, but gives a process that was just killed the time to be reaped.
+pub fn settle(id: &str, dir: &Path, state_root: &Path) -> Vec<String> {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    loop {
+        let left = of(id, dir, state_root);
+        if left.is_empty() || Instant::now() > deadline {
+            return left;
+        }
+        std::thread::sleep(Duration::from_millis(8));
+    }
+}
+
+/// Removes by hand what a failed case left, so that it does not disturb the next.
+pub fn clean(id: &str, dir: &Path) {
+    for group in control_groups(id) {
+        let _ = fs::write(group.join("freezer.state"), "THAWED");
+        let _ = fs::write(group.join("cgroup.freeze"), "0");
+    }
+    for (pid, _) in processes(id) {
+        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+    }
+    unmount_below(dir);
+    let deadline = Instant::now() + Duration::from_secs(2);
+    while !control_groups(id).is_empty() && Instant::now() < deadline {
+        control_groups(id).iter().rev().for_each(|group| drop(fs::remove_dir(group)));
+    }
+}
+
+/// Unmounts everything below a folder of ours.
+pub fn unmount_below(dir: &Path) {
+    for mount in mounts_below(dir).iter().rev() {
+        let _ = umount2(mount, MntFlags::MNT_DETACH);
+    }
+}
+
+/// The groups named after `id` in every hierarchy, and those below them, parents first.
+pub fn control_groups(id: &str) -> Vec<PathBuf> {
+    fn walk(group: &Path, depth: usize, id: &str, found: &mut Vec<PathBuf>) {
+        for child in entries(group).into_iter().filter(|entry| entry.is_dir() && !entry.is_symlink()) {
+            if child.to_string_lossy().contains(id) {
+                found.push(child.clone());
+            }
+            if depth > 0 {
+                walk(&child, depth - 1, id, found);
+            }
+        }
+    }
+    let mut found = vec![];
+    walk(Path::new("/sys/fs/cgroup"), 4, id, &mut found);
+    found
+}
+
+fn mounts_below(dir: &Path) -> Vec<PathBuf> {
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let points = table.lines().filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from);
+    points.filter(|point| point.starts_with(dir)).collect()
+}
+
+fn processes(id: &str) -> Vec<(i32, String)> {
+    let own = std::process::id() as i32;
+    let pids =
+        entries(Path::new("/proc")).into_iter().filter_map(|entry| entry.file_name()?.to_str()?.parse().ok());
+    let marked = |pid: i32, file: &str| {
+        let bytes = fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
+        let text = String::from_utf8_lossy(&bytes).replace('\0', " ");
+        // The id is followed by a digit in the ids of other contexts.
+        let hit = text
+            .match_indices(id)
+            .any(|(at, _)| !text[at + id.len()..].starts_with(|c: char| c.is_ascii_digit()));
+        hit.then_some(text)
+    };
+    pids.filter(|pid| *pid != own)
+        .filter_map(|pid| {
+            let command = marked(pid, "cmdline").or_else(|| marked(pid, "environ"))?;
+            Some((pid, command))
+        })
+        .collect()
+}
+
+fn entries(dir: &Path) -> Vec<PathBuf> {
+    fs::read_dir(dir).map(|list| list.flatten().map(|entry| entry.path()).collect()).unwrap_or_default()
+}

@@ -1,0 +1,209 @@
+//! What the behaviour tests stand on: cases with requirements, the runtime under test, bundles, engines.
+//!
+//! Read in this order: a test file lists `Case`s, `Suites` turns them into libtest-mimic trials, a case makes a
+//! `Context` (bundle + driver), and dropping the `Context` deletes it and fails the case if anything is left.
+
+pub mod cgroup;
+pub mod command;
+pub mod context;
+pub mod engine;
+pub mod leaks;
+pub mod pty;
+pub mod rootfs;
+pub mod spec;
+
+pub use command::{Output, run};
+pub use context::Context;
+pub use serde_json::json;
+
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use std::cell::RefCell;
+use std::panic::{self, AssertUnwindSafe};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, OnceLock};
+use std::time::{Duration, Instant};
+
+/// What a case needs of the machine or of the runtime under test.
+#[derive(Clone, Copy)]
+pub enum Need {
+    /// The tests run as root.
+    Root,
+    /// The runtime under test is vctx: the case shows something that no peer has.
+    Vctx,
+    /// A program in `PATH` (or in an `sbin`).
+    Program(&'static str),
+    /// A file or folder of this machine's kernel.
+    Path(&'static str),
+}
+
+impl Need {
+    fn missing(self) -> Option<String> {
+        match self {
+            Need::Root if !nix::unistd::geteuid().is_root() => Some("needs root".into()),
+            Need::Vctx if peer() != "vctx" => Some(format!("vctx only, and {} is under test", peer())),
+            Need::Program(name) if which(name).is_none() => Some(format!("needs the program {name}")),
+            Need::Path(path) if !Path::new(path).exists() => Some(format!("this kernel has no {path}")),
+            _ => None,
+        }
+    }
+}
+
+/// One behaviour: its name is a sentence, its body panics when the sentence is wrong.
+pub struct Case {
+    name: &'static str,
+    needs: Vec<Need>,
+    differs: Vec<(&'static str, &'static str)>,
+    body: fn(),
+}
+
+impl Case {
+    pub fn new(name: &'static str, body: fn()) -> Case {
+        Case { name, needs: vec![], differs: vec![], body }
+    }
+
+    pub fn needs(mut self, need: Need) -> Case {
+        self.needs.push(need);
+        self
+    }
+
+    /// `peer` is known not to show this behaviour. The case still runs there; its failure is reported as ignored, with
+    /// the reason.
+    pub fn differs(mut self, peer: &'static str, reason: &'static str) -> Case {
+        self.differs.push((peer, reason));
+        self
+    }
+
+    fn run(&self, suite_needs: &[Need]) -> Result<Completion, Failed> {
+        if let Some(reason) = suite_needs.iter().chain(&self.needs).find_map(|need| need.missing()) {
+            return Ok(Completion::ignored_with(reason));
+        }
+        let Err(panic) = panic::catch_unwind(AssertUnwindSafe(self.body)) else {
+            return Ok(Completion::Completed);
+        };
+        if let Some((peer, reason)) = self.differs.iter().find(|(name, _)| *name == peer()) {
+            return Ok(Completion::ignored_with(format!("{peer} differs: {reason}")));
+        }
+        drop(panic);
+        Err(LAST_PANIC.take().into())
+    }
+}
+
+/// `case!(name)`: the case whose sentence is the function's name.
+macro_rules! case {
+    ($body:ident) => {
+        $crate::harness::Case::new(stringify!($body), $body)
+    };
+}
+pub(crate) use case;
+
+thread_local! {
+    static LAST_PANIC: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
+/// The whole collection, in the order in which it is run.
+pub struct Suites {
+    arguments: Arguments,
+    trials: Vec<Trial>,
+}
+
+impl Suites {
+    pub fn new() -> Suites {
+        let mut arguments = Arguments::from_args();
+        let cores = std::thread::available_parallelism().map_or(2, usize::from);
+        arguments.test_threads.get_or_insert(2 * cores);
+        panic::set_hook(Box::new(|info| {
+            let text = info.to_string();
+            LAST_PANIC.with(|last| {
+                if last.borrow().is_empty() {
+                    last.replace(text);
+                }
+            });
+        }));
+        Suites { arguments, trials: vec![] }
+    }
+
+    pub fn add(&mut self, suite: &str, needs: &'static [Need], cases: Vec<Case>) {
+        for case in cases {
+            self.trials.push(Trial::ignorable_test(format!("{suite}::{}", case.name), move || {
+                LAST_PANIC.take();
+                case.run(needs)
+            }));
+        }
+    }
+
+    /// Runs all, stops the engines, removes the temporary folders, and exits as cargo's own harness would.
+    pub fn run(self) {
+        if !self.arguments.list {
+            println!("runtime under test: {} ({})", peer(), runtime().display());
+        }
+        let conclusion = libtest_mimic::run(&self.arguments, self.trials);
+        let cleanups = std::mem::take(&mut *CLEANUPS.lock().unwrap());
+        cleanups.into_iter().rev().for_each(|cleanup| cleanup());
+        conclusion.exit()
+    }
+}
+
+type Cleanup = Box<dyn FnOnce() + Send>;
+static CLEANUPS: Mutex<Vec<Cleanup>> = Mutex::new(Vec::new());
+
+/// Registers work for the end of the test process, whether the tests pass or fail; last registered runs first.
+pub fn at_end(cleanup: impl FnOnce() + Send + 'static) {
+    CLEANUPS.lock().unwrap().push(Box::new(cleanup));
+}
+
+/// The runtime under test, as an absolute path.
+pub fn runtime() -> &'static Path {
+    static RUNTIME: OnceLock<PathBuf> = OnceLock::new();
+    RUNTIME.get_or_init(|| match std::env::var("VCTX_UNDER_TEST").as_deref() {
+        Err(_) | Ok("" | "vctx") => PathBuf::from(env!("CARGO_BIN_EXE_vctx")),
+        Ok(name) => {
+            let found = which(name).unwrap_or_else(|| panic!("VCTX_UNDER_TEST={name} is not installed"));
+            if found.ends_with("crun") { crun_without_the_unified_hierarchy(found) } else { found }
+        }
+    })
+}
+
+/// crun manages no hybrid machine whose version 2 hierarchy has a controller, such as hugetlb. There it is run through
+/// a script that takes that hierarchy away, in a mount namespace of the script's own.
+fn crun_without_the_unified_hierarchy(crun: PathBuf) -> PathBuf {
+    let unified = "/sys/fs/cgroup/unified";
+    let controllers = std::fs::read_to_string(format!("{unified}/cgroup.controllers")).unwrap_or_default();
+    if controllers.trim().is_empty() {
+        return crun;
+    }
+    let script = rootfs::workspace().join("crun");
+    let inner = format!("umount {unified} && exec {} \"$@\"", crun.display());
+    std::fs::write(
+        &script,
+        format!("#!/bin/sh\nexec unshare --mount --propagation slave sh -c '{inner}' crun \"$@\"\n"),
+    )
+    .unwrap();
+    std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    script
+}
+
+/// The runtime's own name: `vctx`, `runc`, `crun`, or another file name.
+pub fn peer() -> &'static str {
+    runtime().file_name().unwrap().to_str().unwrap()
+}
+
+/// Finds a program as a shell would, and in the `sbin` folders, where Debian keeps runc and dockerd.
+pub fn which(name: &str) -> Option<PathBuf> {
+    if name.contains('/') {
+        return Path::new(name).canonicalize().ok();
+    }
+    let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
+    path.split(':').map(|folder| Path::new(folder).join(name)).find(|file| file.is_file())
+}
+
+/// Polls until `probe` yields something; for states that only a command can tell. Panics after `seconds`.
+pub fn eventually<T>(what: &str, seconds: u64, mut probe: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + Duration::from_secs(seconds);
+    loop {
+        if let Some(found) = probe() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "waited {seconds} s in vain: {what}");
+        std::thread::sleep(Duration::from_millis(8));
+    }
+}
