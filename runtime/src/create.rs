@@ -116,8 +116,10 @@ pub fn create(store: &Store, mut request: Request) -> Result<Created> {
     let console = request.console.take().map(Console::connect).transpose()?;
     let spec = &request.config.spec;
 
+    let (folder, lock) = store.reserve(&request.id)?;
+    // Declared after the lock, and so dropped before it: what is undone is undone while the id is still ours.
     let mut undo = Undo::default();
-    let (mut context, lock) = reserve(store, &request, &host, &mut undo)?;
+    let mut context = record(folder, &request, &host, &mut undo)?;
     let join = enter_cgroup(&mut context, spec, &mut undo)?;
     let listener = if request.start == Start::Wait { Some(listen_for_start(&context)?) } else { None };
 
@@ -132,8 +134,7 @@ pub fn create(store: &Store, mut request: Request) -> Result<Created> {
     let pid = child.pid;
     undo.push(Step::Kill(child));
 
-    let result = accompany(&request, &host, &mut context, &handshake, &plan, pid, &undo);
-    result?;
+    accompany(&request, &host, &mut context, &handshake, &plan, pid, &undo)?;
     write_pid_file(&request, pid, &mut undo)?;
     handshake.order(Order::Proceed).map_err(|error| explain(error, &plan))?;
     if request.start == Start::Now {
@@ -299,9 +300,8 @@ fn filter(store: &Store, spec: &Spec) -> Result<Option<seccomp::Filter>> {
     }
 }
 
-/// Takes the id and writes what is about to be made: a killed `create` can be cleaned up from this alone.
-fn reserve(store: &Store, request: &Request, host: &Host, undo: &mut Undo) -> Result<(Context, Lock)> {
-    let (folder, lock) = store.reserve(&request.id)?;
+/// Writes what is about to be made: a killed `create` can be cleaned up from this alone.
+fn record(folder: PathBuf, request: &Request, host: &Host, undo: &mut Undo) -> Result<Context> {
     undo.push(Step::RemoveFolder(folder.clone()));
     for own in &request.own {
         undo.push(Step::RemoveFolder(own.clone()));
@@ -334,7 +334,7 @@ fn reserve(store: &Store, request: &Request, host: &Host, undo: &mut Undo) -> Re
     let path = context.config_path();
     fs::write(&path, &request.config.bytes).map_err(Error::state("write", path))?;
     context.write()?;
-    Ok((context, lock))
+    Ok(context)
 }
 
 fn rootfs(request: &Request) -> PathBuf {
