@@ -7,6 +7,7 @@
 
 mod harness;
 
+mod attacks;
 mod cgroups;
 mod engine_containerd;
 mod engine_docker;
@@ -25,6 +26,9 @@ mod seccomp;
 use harness::Need::{Program, Root, Vctx};
 
 fn main() {
+    if attacks::guest::main().is_some() {
+        return;
+    }
     let mut suites = harness::Suites::new();
     suites.add("invariants", &[], invariants::cases());
     suites.add("lifecycle", &[Root], lifecycle::cases());
@@ -36,6 +40,7 @@ fn main() {
     suites.add("exec", &[Root], exec::cases());
     suites.add("hooks", &[Root], hooks::cases());
     suites.add("seccomp", &[Root], seccomp::cases());
+    suites.add("attacks", &[Root], attacks::cases());
     suites.add("host_run", &[Vctx], host_run::cases());
     suites.add("podman", &[Root, Program("podman"), Program("conmon")], engine_podman::cases());
     suites.add("containerd", &[Root, Program("containerd"), Program("ctr")], engine_containerd::cases());
