@@ -52,6 +52,8 @@ pub struct Request {
     pub cgroups: Cgroups,
     /// Folders that go with the context.
     pub own: Vec<PathBuf>,
+    /// Folders that are made for it, below those, with their permission bits.
+    pub folders: Vec<(PathBuf, u32)>,
 }
 
 /// Who takes the master of a terminal.
@@ -334,7 +336,21 @@ fn reserve(store: &Store, request: &Request, host: &Host, undo: &mut Undo) -> Re
     let path = context.config_path();
     fs::write(&path, &request.config.bytes).map_err(Error::state("write", path))?;
     context.write()?;
+    // From here on a killed create is cleaned up by what was written.
+    for (path, mode) in &request.folders {
+        make_folder(path, *mode).map_err(Error::state("make the folder", path))?;
+    }
     Ok((context, lock))
+}
+
+/// Makes a folder with exactly these permission bits, whatever the umask. Those above it are only for their owner.
+fn make_folder(path: &std::path::Path, mode: u32) -> std::io::Result<()> {
+    use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+    if let Some(parent) = path.parent().filter(|parent| !parent.exists()) {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
+    }
+    fs::DirBuilder::new().mode(0o700).create(path)?;
+    if mode == 0o700 { Ok(()) } else { fs::set_permissions(path, fs::Permissions::from_mode(mode)) }
 }
 
 fn rootfs(request: &Request) -> PathBuf {
