@@ -270,7 +270,8 @@ impl Host {
     }
 }
 
-fn mappings(spec: &Spec) -> Mappings {
+/// The mappings of a configuration.
+pub(crate) fn mappings(spec: &Spec) -> Mappings {
     let ranges = |list: Option<&Vec<LinuxIdMapping>>| {
         let range = |one: &LinuxIdMapping| Range {
             inside: one.container_id(),
@@ -306,7 +307,7 @@ fn reserve(store: &Store, request: &Request, host: &Host, undo: &mut Undo) -> Re
     let (folder, lock) = store.reserve(&request.id)?;
     undo.push(Step::RemoveFolder(folder.clone()));
     for own in &request.own {
-        undo.push(Step::RemoveFolder(own.clone()));
+        undo.push(Step::RemoveOwn(own.clone(), host.mappings.clone().unwrap_or_default()));
     }
     let spec = &request.config.spec;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -382,6 +383,7 @@ fn enter_cgroup(context: &mut Context, spec: &Spec, undo: &mut Undo) -> Result<G
             context.state.cgroup = None;
             return Ok(Groups::default());
         }
+        Err(error) if error.is_not_permitted() => return Err(Error::Limits(error)),
         Err(error) => return Err(error.into()),
     }
     let join = cgroup.join()?;
