@@ -78,6 +78,10 @@ pub(crate) enum NativeError {
     NoUserNamespace(&'static str),
     #[error("{0} needs cgroup v2, and the controllers here are of v1; --memory, --cpus and --pids work")]
     NeedsV2(&'static str),
+    #[error(
+        "{} holds the changes of a context that is no longer known; choose another --name, or remove that folder", .0.display()
+    )]
+    Orphan(PathBuf),
     #[error("--swap needs --memory: it is counted beside it")]
     SwapAlone,
     #[error("--net container:{0}: it does not run")]
@@ -94,13 +98,11 @@ pub(crate) fn request(global: &Global, args: &RunArgs) -> Result<(Request, bool)
     let store = crate::create::store(global);
     let name = args.process.name.clone().unwrap_or_else(made_up_name);
     state::check_id(&name)?;
-    if store.root().join(&name).join("state.json").exists() {
-        return Err(vctx_runtime::Error::Exists { id: name }.into());
-    }
     let target = Target::of(&args.target)?;
     let ids = Ids::of(args, &target)?;
     let keep = args.keep || !(args.process.rm || args.mounts.ephemeral);
     let root = Root::of(global, args, &name, &target, &ids)?;
+    is_free(&store, &name, &root.folder)?;
     let spec = spec(global, args, &name, &target, &ids, &root)?;
     let request = Request {
         id: name,
@@ -118,6 +120,21 @@ pub(crate) fn request(global: &Global, args: &RunArgs) -> Result<(Request, bool)
         folders: root.folders,
     };
     Ok((request, keep))
+}
+
+/// Nobody has the name, and no changes lie where the new ones will: those of a context whose state is gone, as after the
+/// machine was started anew, are not ours to throw away.
+fn is_free(store: &state::Store, name: &str, folder: &Path) -> Result<(), Error> {
+    match store.open(name) {
+        Ok(context) if context.state.process.is_some() => {
+            Err(vctx_runtime::Error::Exists { id: name.into() }.into())
+        }
+        Err(vctx_runtime::Error::Absent { .. }) if folder.exists() => {
+            Err(NativeError::Orphan(folder.into()).into())
+        }
+        // What a killed `create` has left goes when the name is taken.
+        _ => Ok(()),
+    }
 }
 
 fn spec(

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use vctx_storage::host::Part;
 
+use super::NativeError;
 use super::ids::Ids;
 use super::target::{Root, Target, mode_of};
-use super::{NativeError, is_root};
 use crate::error::Error;
 use crate::grants::{MountKind, MountSpec, Net};
 use crate::run_args::RunArgs;
@@ -205,9 +205,4 @@ fn located(option: &'static str, path: &Path) -> Result<(PathBuf, PathBuf), Nati
 
 fn mount(place: &Path, kind: &str, source: impl AsRef<Path>, options: &[String]) -> Value {
     json!({ "destination": place, "type": kind, "source": source.as_ref(), "options": options })
-}
-
-/// A device of the host can be made for the guest.
-pub(super) fn makes_devices() -> bool {
-    is_root()
 }

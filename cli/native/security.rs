@@ -10,9 +10,8 @@ use serde_json::{Value, json};
 use vctx_context::capability;
 use vctx_context::seccomp::{DEFAULT_CAPABILITIES, default_profile};
 
-use super::NativeError;
 use super::ids::Ids;
-use super::mounts::makes_devices;
+use super::{NativeError, is_root};
 use crate::error::Error;
 use crate::grants::{DeviceSpec, Seccomp, SecurityOpt};
 use crate::run_args::RunArgs;
@@ -24,9 +23,11 @@ pub(super) fn capabilities(args: &RunArgs) -> u64 {
     let mask =
         |list: &[String]| list.iter().filter_map(|name| capability::bit(name)).fold(0, |all, bit| all | bit);
     let has_all = |list: &[String]| list.iter().any(|name| name == "ALL");
-    let all = || capability::bounding();
+    // A restricted root, as in a container of another engine, gives what it has; root of a new namespace has all.
+    let held = if is_root() { capability::permitted() } else { u64::MAX };
+    let all = || capability::bounding() & held;
     let (add, drop) = (&security.cap_add, &security.cap_drop);
-    let usual = if security.privileged { all() } else { DEFAULT_CAPABILITIES };
+    let usual = if security.privileged { all() } else { DEFAULT_CAPABILITIES & held };
     match (has_all(add), has_all(drop)) {
         (true, _) => all() & !mask(drop),
         (false, true) => mask(add),
@@ -116,7 +117,7 @@ fn decide(profile: &mut Value, capabilities: u64) {
 
 /// The devices to be made; a device of an ordinary user is bound, see `mounts`.
 pub(super) fn devices(args: &RunArgs, ids: &Ids) -> Result<Vec<Value>, Error> {
-    if !makes_devices() || ids.mappings.is_some() {
+    if !is_root() || ids.mappings.is_some() {
         return Ok(Vec::new());
     }
     let mut list = Vec::new();
@@ -134,7 +135,7 @@ pub(super) fn devices(args: &RunArgs, ids: &Ids) -> Result<Vec<Value>, Error> {
 
 /// The rules for devices beside those that every context has.
 pub(super) fn device_rules(args: &RunArgs) -> Result<Vec<Value>, Error> {
-    if !makes_devices() {
+    if !is_root() {
         return Ok(Vec::new());
     }
     if args.security.privileged {

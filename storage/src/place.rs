@@ -94,7 +94,7 @@ impl Place {
 fn unfit(path: &Path) -> Option<&'static str> {
     let FsType(magic) = path.ancestors().find_map(|folder| statfs(folder).ok())?.filesystem_type();
     // Some numbers have their upper half extended by the sign.
-    UNFIT.iter().find(|(number, _)| *number == (magic as i64 & 0xffff_ffff)).map(|(_, name)| *name)
+    UNFIT.iter().find(|(number, _)| *number == (magic & 0xffff_ffff)).map(|(_, name)| *name)
 }
 
 #[cfg(test)]
