@@ -122,7 +122,8 @@ fn block_io(
             map.insert("weight".into(), json!((u32::from(weight) * 5).clamp(10, 1000)));
         }
     }
-    let ceilings: [(&str, fn(&IoMax) -> Option<u64>); 4] = [
+    type Rate = fn(&IoMax) -> Option<u64>;
+    let ceilings: [(&str, Rate); 4] = [
         ("throttleReadBpsDevice", |one| one.read_bytes),
         ("throttleWriteBpsDevice", |one| one.write_bytes),
         ("throttleReadIOPSDevice", |one| one.read_operations),

@@ -53,7 +53,7 @@ fn changes_are_kept_unless_they_are_to_be_thrown_away() {
     for (line, kept) in [("host", true), ("--rm host", false), ("--ephemeral host", false)] {
         let (request, keep) = ask(line).unwrap();
         assert_eq!(keep, kept, "{line}");
-        assert_eq!(request.own, [request.bundle.clone()]);
+        assert_eq!(request.own, std::slice::from_ref(&request.bundle));
         let all = format!("{:?} {:?}", request.root, request.config.spec);
         assert_eq!(all.contains("volatile"), !kept, "{line}");
     }
