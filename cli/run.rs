@@ -43,6 +43,10 @@ fn live(global: &Global, args: &RunArgs, mut request: Request, keep: bool) -> Re
     if args.detach {
         let created = vctx_runtime::create::create(&store, request)?;
         handles::send_pidfd(args.handles.pidfd_socket.as_deref(), &created.child)?;
+        if args.bundle.is_none() {
+            // The caller may not have chosen the name.
+            crate::output::text(&format!("{}\n", created.context.state.id))?;
+        }
         return Ok(ExitCode::SUCCESS);
     }
     if !args.no_subreaper {

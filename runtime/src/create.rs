@@ -52,6 +52,8 @@ pub struct Request {
     pub cgroups: Cgroups,
     /// Folders that go with the context.
     pub own: Vec<PathBuf>,
+    /// Folders that are made for it, below those, with their permission bits.
+    pub folders: Vec<(PathBuf, u32)>,
 }
 
 /// Who takes the master of a terminal.
@@ -269,7 +271,8 @@ impl Host {
     }
 }
 
-fn mappings(spec: &Spec) -> Mappings {
+/// The mappings of a configuration.
+pub(crate) fn mappings(spec: &Spec) -> Mappings {
     let ranges = |list: Option<&Vec<LinuxIdMapping>>| {
         let range = |one: &LinuxIdMapping| Range {
             inside: one.container_id(),
@@ -304,7 +307,7 @@ fn filter(store: &Store, spec: &Spec) -> Result<Option<seccomp::Filter>> {
 fn record(folder: PathBuf, request: &Request, host: &Host, undo: &mut Undo) -> Result<Context> {
     undo.push(Step::RemoveFolder(folder.clone()));
     for own in &request.own {
-        undo.push(Step::RemoveFolder(own.clone()));
+        undo.push(Step::RemoveOwn(own.clone(), host.mappings.clone().unwrap_or_default()));
     }
     let spec = &request.config.spec;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -334,7 +337,21 @@ fn record(folder: PathBuf, request: &Request, host: &Host, undo: &mut Undo) -> R
     let path = context.config_path();
     fs::write(&path, &request.config.bytes).map_err(Error::state("write", path))?;
     context.write()?;
+    // From here on a killed create is cleaned up by what was written.
+    for (path, mode) in &request.folders {
+        make_folder(path, *mode).map_err(Error::state("make the folder", path))?;
+    }
     Ok(context)
+}
+
+/// Makes a folder with exactly these permission bits, whatever the umask. Those above it are only for their owner.
+fn make_folder(path: &std::path::Path, mode: u32) -> std::io::Result<()> {
+    use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+    if let Some(parent) = path.parent().filter(|parent| !parent.exists()) {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
+    }
+    fs::DirBuilder::new().mode(0o700).create(path)?;
+    if mode == 0o700 { Ok(()) } else { fs::set_permissions(path, fs::Permissions::from_mode(mode)) }
 }
 
 fn rootfs(request: &Request) -> PathBuf {
@@ -359,6 +376,7 @@ fn enter_cgroup(context: &mut Context, spec: &Spec, undo: &mut Undo) -> Result<J
             context.state.cgroup = None;
             return Ok(Join::default());
         }
+        Err(error) if error.is_not_permitted() => return Err(Error::Limits(error)),
         Err(error) => return Err(error.into()),
     }
     Ok(cgroup.join()?)

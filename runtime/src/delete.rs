@@ -77,7 +77,27 @@ pub(crate) fn clear(context: &Context) -> Result<()> {
         }
         cgroup.remove()?;
     }
-    context.state.own.iter().try_for_each(|folder| remove_folder(folder))
+    let mappings = || Ok(crate::create::mappings(&Config::read(&context.config_path())?.spec));
+    context.state.own.iter().try_for_each(|folder| remove_own(folder, mappings))
+}
+
+/// Removes a folder in which a guest could make what only the ids of its user namespace may remove.
+pub(crate) fn remove_own(
+    folder: &std::path::Path,
+    mappings: impl FnOnce() -> Result<vctx_context::idmap::Mappings>,
+) -> Result<()> {
+    match remove_folder(folder) {
+        Err(Error::State { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => {
+            let content = || fs::read_dir(folder)?.try_for_each(|entry| remove_any(&entry?.path()));
+            vctx_context::apart::as_root_of(&mappings()?, content).map_err(Error::state("remove", folder))?;
+            remove_folder(folder)
+        }
+        result => result,
+    }
+}
+
+fn remove_any(path: &std::path::Path) -> io::Result<()> {
+    if fs::symlink_metadata(path)?.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }
 }
 
 fn remove_folder(folder: &std::path::Path) -> Result<()> {

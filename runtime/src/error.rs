@@ -129,6 +129,11 @@ pub enum Error {
     /// Control groups.
     #[error(transparent)]
     Cgroup(#[from] cgroup::Error),
+    /// Limits were asked for by a user who may not make control groups.
+    #[error(
+        "limits need a control group that the caller may write; run vctx as root, or leave the limits out"
+    )]
+    Limits(#[source] cgroup::Error),
     /// The seccomp profile.
     #[error(transparent)]
     Seccomp(#[from] seccomp::Error),

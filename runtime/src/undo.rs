@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use rustix::process::Signal;
 use vctx_context::cgroup::Cgroup;
+use vctx_context::idmap::Mappings;
 use vctx_context::spawn::{Child, reap};
 
 /// Undoes its steps, the last one first, unless it was told to keep them. It goes on over errors: what cannot be undone
@@ -17,6 +18,8 @@ pub(crate) struct Undo {
 pub(crate) enum Step {
     RemoveFile(PathBuf),
     RemoveFolder(PathBuf),
+    /// A folder in which the guest's ids may have made something.
+    RemoveOwn(PathBuf, Mappings),
     RemoveCgroup(Cgroup),
     Kill(Child),
 }
@@ -44,6 +47,9 @@ impl Drop for Undo {
             match step {
                 Step::RemoveFile(path) => drop(fs::remove_file(path)),
                 Step::RemoveFolder(path) => drop(fs::remove_dir_all(path)),
+                Step::RemoveOwn(path, mappings) => {
+                    drop(crate::delete::remove_own(&path, || Ok(mappings)));
+                }
                 Step::RemoveCgroup(cgroup) => {
                     // Where the pid namespace is shared, the death of the first process ends no other.
                     let _ = cgroup.kill_all();
