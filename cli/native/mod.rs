@@ -23,13 +23,14 @@ use std::path::{Path, PathBuf};
 use nix::unistd::geteuid;
 use oci_spec::runtime::Spec;
 use serde_json::{Value, json};
+use vctx_netns::Network;
 use vctx_runtime::config::Config;
 use vctx_runtime::create::{Console, Request, Start};
 use vctx_runtime::state;
 
 use crate::args::{Global, SPEC_VERSION};
 use crate::error::Error;
-use crate::grants::{Clock, Net};
+use crate::grants::Clock;
 use crate::handles;
 use crate::run_args::{Init, RunArgs};
 use ids::Ids;
@@ -204,13 +205,13 @@ fn namespaces(global: &Global, args: &RunArgs, ids: &Ids) -> Result<Vec<Value>, 
         list.push(json!({ "type": "time" }));
     }
     match &args.mounts.net {
-        Net::Host => {}
-        Net::None => list.push(json!({ "type": "network" })),
-        Net::Path(_) | Net::Container(_) if ids.mappings.is_some() => {
+        Network::Host => {}
+        Network::None => list.push(json!({ "type": "network" })),
+        Network::Namespace(_) | Network::Context(_) if ids.mappings.is_some() => {
             return Err(NativeError::NeedsRoot("--net with another's namespace").into());
         }
-        Net::Path(path) => list.push(json!({ "type": "network", "path": path })),
-        Net::Container(id) => {
+        Network::Namespace(path) => list.push(json!({ "type": "network", "path": path })),
+        Network::Context(id) => {
             let other = crate::create::store(global).open(id)?;
             let alive = other.alive()?.ok_or_else(|| NativeError::NotRunning(id.clone()))?;
             list.push(json!({ "type": "network", "path": format!("/proc/{}/ns/net", alive.pid) }));

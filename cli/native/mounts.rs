@@ -4,13 +4,14 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
+use vctx_netns::Network;
 use vctx_storage::host::Part;
 
 use super::NativeError;
 use super::ids::Ids;
 use super::target::{Root, Target, mode_of};
 use crate::error::Error;
-use crate::grants::{MountKind, MountSpec, Net};
+use crate::grants::{MountKind, MountSpec};
 use crate::run_args::RunArgs;
 
 /// Hidden folders that the guest may fill. The others are empty and read-only.
@@ -126,7 +127,7 @@ impl Mounts {
         add("/dev/shm", "tmpfs", "shm", &shared);
         add("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]);
         // A sysfs shows a network namespace, and only its owner may mount one.
-        if ids.mappings.is_some() && args.mounts.net == Net::Host {
+        if ids.mappings.is_some() && args.mounts.net == Network::Host {
             add("/sys", "bind", "/sys", &["rbind", "nosuid", "noexec", "nodev", "rro"]);
         } else {
             add("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", ro]);

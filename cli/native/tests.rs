@@ -1,3 +1,5 @@
+//! The configuration that the options of `run` make.
+
 use clap::Parser;
 use oci_spec::runtime::LinuxNamespaceType;
 
