@@ -12,6 +12,7 @@ pub fn cases() -> Vec<Case> {
             .differs("crun", "1.8 looks for the program in the environment of --env alone"),
         case!(exec_inherits_the_contexts_environment_and_folder).differs("crun", "1.8 starts in /"),
         case!(exec_replaces_a_variable_of_the_context),
+        case!(exec_takes_the_contexts_personality).differs("runc", "1.1 has no personality"),
         case!(exec_as_a_numeric_user_never_becomes_root)
             .differs("runc", "1.1 cuts an id to 32 bits, so 4294967296 is root")
             .differs("crun", "1.8 cuts an id to 32 bits, so 4294967296 is root"),
@@ -84,6 +85,14 @@ fn exec_replaces_a_variable_of_the_context() {
     let output = context.exec(&["--env", "WORD=first", "--env", "WORD=last"], &["env"]).ok().stdout;
     let words: Vec<&str> = output.lines().filter(|line| line.starts_with("WORD=")).collect();
     assert_eq!(words, ["WORD=last"]);
+}
+
+fn exec_takes_the_contexts_personality() {
+    let mut context = Context::new();
+    context.args(&["sleep", "1000"]);
+    context.set("/linux/personality", json!({ "domain": "LINUX32" }));
+    context.launch();
+    assert_eq!(context.exec(&[], &["cat", "/proc/self/personality"]).ok().line(), "00000008");
 }
 
 fn exec_as_a_numeric_user_never_becomes_root() {

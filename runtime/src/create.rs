@@ -138,11 +138,16 @@ pub fn create(store: &Store, mut request: Request) -> Result<Created> {
 
     accompany(&request, &host, &mut context, &handshake, &plan, pid, &undo)?;
     write_pid_file(&request, pid, &mut undo)?;
+    if request.start == Start::Now {
+        let child = undo.child().ok_or(Error::Spawn(spawn::Error::Died))?;
+        let inside = Some((child.pidfd.as_fd(), context.state.namespaces.as_slice()));
+        hooks::run(spec, Point::StartContainer, &context, pid, inside)?;
+    }
     handshake.order(Order::Proceed).map_err(|error| explain(error, &plan))?;
     if request.start == Start::Now {
         let listener = handshake.executed().map_err(|error| explain(error, &plan))?;
         hand_over_listener(spec, listener, &context, pid)?;
-        hooks::run_all(spec, Point::Poststart, &context, pid, None);
+        hooks::run(spec, Point::Poststart, &context, pid, None)?;
     }
     let child = undo.keep().ok_or(Error::Spawn(spawn::Error::Died))?;
     Ok(Created { context, child, lock })

@@ -47,8 +47,9 @@ impl Point {
 
     fn status(self) -> &'static str {
         match self {
-            Point::Prestart | Point::CreateRuntime | Point::CreateContainer => "creating",
-            Point::StartContainer => "created",
+            // Prestart hooks are older than the others: they ran after `create` once, and know that status.
+            Point::Prestart | Point::StartContainer => "created",
+            Point::CreateRuntime | Point::CreateContainer => "creating",
             Point::Poststart => "running",
             Point::Poststop => "stopped",
         }
@@ -94,10 +95,10 @@ pub(crate) fn run(
         return Ok(());
     }
     let state = state(context, point.status(), pid);
-    hooks.iter().try_for_each(|hook| one(hook, point, context, &state, inside))
+    hooks.iter().try_for_each(|hook| one(spec, hook, point, context, &state, inside))
 }
 
-/// Runs all hooks of a point, whatever becomes of each: the specification asks for that after the start and the stop.
+/// Runs all hooks of a point, whatever becomes of each: the specification asks for that after the stop.
 pub(crate) fn run_all(
     spec: &Spec,
     point: Point,
@@ -107,7 +108,7 @@ pub(crate) fn run_all(
 ) -> Vec<Error> {
     let state = state(context, point.status(), pid);
     let all = point.of(spec).iter();
-    all.filter_map(|hook| one(hook, point, context, &state, inside).err()).collect()
+    all.filter_map(|hook| one(spec, hook, point, context, &state, inside).err()).collect()
 }
 
 /// The state as hooks and seccomp agents see it (runtime-spec, "State").
@@ -127,6 +128,7 @@ fn state(context: &Context, status: &str, pid: i32) -> serde_json::Value {
 }
 
 fn one(
+    spec: &Spec,
     hook: &Hook,
     point: Point,
     context: &Context,
@@ -135,7 +137,7 @@ fn one(
 ) -> Result<()> {
     let fail = |source| Error::RunHook { point: point.name(), path: hook.path().clone(), source };
     let words = words().map_err(fail)?;
-    let mut child = command(hook, context, state, inside, &words)
+    let mut child = command(hook, environment(spec, hook, point), context, state, inside, &words)
         .and_then(|mut command| match inside {
             // The root is the context's by now, and so must the process ids be that its procfs shows.
             Some((process, kinds)) if point == Point::StartContainer && kinds.contains(&Kind::Pid) => {
@@ -162,8 +164,17 @@ fn one(
     Err(Error::Hook { point: point.name(), path: hook.path().clone(), how })
 }
 
+/// The variables of a hook. One at `startContainer` is a program of the context and runs in it: without variables of its
+/// own it gets the process's. At all other points these would be the image's say in what runs on the host.
+fn environment<'a>(spec: &'a Spec, hook: &'a Hook, point: Point) -> &'a [String] {
+    let process = spec.process().as_ref().filter(|_| point == Point::StartContainer);
+    let inherited = process.and_then(|process| process.env().as_deref());
+    hook.env().as_deref().or(inherited).unwrap_or_default()
+}
+
 fn command(
     hook: &Hook,
+    environment: &[String],
     context: &Context,
     state: &serde_json::Value,
     inside: Option<(BorrowedFd<'_>, &[Kind])>,
@@ -174,7 +185,7 @@ fn command(
         command.arg0(zeroth).args(rest);
     }
     command.env_clear();
-    command.envs(hook.env().iter().flatten().filter_map(|variable| variable.split_once('=')));
+    command.envs(environment.iter().filter_map(|variable| variable.split_once('=')));
     command.current_dir(&context.state.bundle);
     command.stdin(input(&serde_json::to_vec(state)?)?).stdout(Stdio::null()).stderr(words.try_clone()?);
     if let Some((process, kinds)) = inside {

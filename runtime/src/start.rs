@@ -60,7 +60,9 @@ pub fn start(store: &Store, id: &str) -> Result<()> {
         crate::create::hand_over_listener(&config.spec, listener, &context, alive.pid)?;
     }
     if let Some(config) = &config {
-        hooks::run_all(&config.spec, Point::Poststart, &context, alive.pid, None);
+        hooks::run(&config.spec, Point::Poststart, &context, alive.pid, None).inspect_err(|_| {
+            let _ = pidfd_send_signal(&alive.pidfd, Signal::KILL);
+        })?;
     }
     Ok(())
 }
