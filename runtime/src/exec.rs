@@ -1,10 +1,11 @@
 //! `exec`: one more process in a context that runs.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
 use bumpalo::Bump;
 use oci_spec::runtime::{Process, Spec};
+use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::process::geteuid;
 use vctx_context::child::handshake::{Order, Report};
 use vctx_context::child::plan::{Filter, Join, Plan, Scene};
@@ -15,8 +16,8 @@ use vctx_context::{cgroup, exe, procfs, seccomp};
 use crate::config::Config;
 use crate::create::{Console, match_terminal};
 use crate::failure::explain;
-use crate::plan::{Facts, RootFs};
-use crate::state::{Context, Status, Store};
+use crate::plan::{Facts, RootFs, makes_mounts};
+use crate::state::{Alive, Context, Status, Store};
 use crate::undo::{Step, Undo};
 use crate::{Error, Result};
 
@@ -79,6 +80,7 @@ pub fn exec(store: &Store, target: &Target, mut request: Request) -> Result<Chil
 
     let arena = Bump::new();
     let proc = procfs::open().map_err(Error::Proc)?;
+    let root = if makes_mounts(spec) { None } else { Some(own_root(&alive)?) };
     let flags = kinds.iter().fold(0, |flags, kind| flags | kind.flag());
     // The pid namespace is for children only, and has to be entered before the clone.
     let before =
@@ -87,6 +89,7 @@ pub fn exec(store: &Store, target: &Target, mut request: Request) -> Result<Chil
         root: RootFs::Folder(PathBuf::new()),
         join: Vec::new(),
         user_namespace: kinds.contains(&Kind::User),
+        grantable: crate::create::grantable(kinds.contains(&Kind::User)),
         no_setgroups: kinds.contains(&Kind::User) && procfs::denies_setgroups(alive.pid),
         cgroups: Vec::new(),
         cgroup_links: Vec::new(),
@@ -114,6 +117,7 @@ pub fn exec(store: &Store, target: &Target, mut request: Request) -> Result<Chil
             target: alive.pidfd.as_fd(),
             namespaces: flags & !before,
             user_namespace: kinds.contains(&Kind::User),
+            root: root.as_ref().map(AsFd::as_fd),
         }),
         process: crate::plan::process(&arena, &request.process, spec, &facts, false)?,
     };
@@ -140,6 +144,13 @@ pub fn exec(store: &Store, target: &Target, mut request: Request) -> Result<Chil
     let listener = handshake.executed().map_err(|error| explain(error, &plan))?;
     crate::create::hand_over_listener(spec, listener, context, pid)?;
     undo.keep().ok_or(Error::Spawn(spawn::Error::Died))
+}
+
+/// The root of a context that has no mount namespace of its own.
+fn own_root(alive: &Alive) -> Result<OwnedFd> {
+    let path = PathBuf::from(format!("/proc/{}/root", alive.pid));
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    openat(CWD, &path, flags, Mode::empty()).map_err(|error| Error::state("open", path)(error.into()))
 }
 
 fn running(context: &Context, ignore_paused: bool) -> Result<crate::state::Alive> {

@@ -31,6 +31,8 @@ pub struct Facts<'a> {
     pub join: Vec<(BorrowedFd<'a>, u32)>,
     /// The child ends up in a user namespace that is not ours.
     pub user_namespace: bool,
+    /// Capabilities that can be granted, as a bit mask.
+    pub grantable: u64,
     /// setgroups(2) is denied there.
     pub no_setgroups: bool,
     /// Control group folders for a mount of type `cgroup`: (name below the mount point, host path). One with an empty name
@@ -127,8 +129,7 @@ pub fn new_context<'a>(arena: &'a Bump, spec: &Spec, facts: &Facts<'a>) -> Resul
         let file = if key.contains('/') { key.clone() } else { key.replace('.', "/") };
         sysctl.push((press.text(format!("sys/{file}"))?, &*press.0.alloc_slice_copy(value.as_bytes())));
     }
-    let root =
-        if makes(LinuxNamespaceType::Mount) { Some(&*arena.alloc(root(&press, spec, facts)?)) } else { None };
+    let root = &*arena.alloc(root(&press, spec, facts)?);
     let bytes = |text: &Option<String>| -> Option<&'a [u8]> {
         text.as_ref().filter(|text| !text.is_empty()).map(|text| &*arena.alloc_slice_copy(text.as_bytes()))
     };
@@ -211,6 +212,7 @@ fn root<'a>(press: &Press<'a>, spec: &Spec, facts: &Facts<'a>) -> Result<Root<'a
     Ok(Root {
         source,
         at,
+        detached: !makes_mounts(spec),
         // A mount that the host makes later must be able to arrive, and what the context does must not leave.
         propagation: propagation.filter(|flag| *flag != mount::UNBINDABLE).unwrap_or(mount::SLAVE),
         final_propagation: propagation.filter(|flag| matches!(*flag, mount::SHARED | mount::UNBINDABLE)),
@@ -433,7 +435,7 @@ pub fn process<'a>(
         groups: (!facts.no_setgroups)
             .then(|| &*arena.alloc_slice_copy(user.additional_gids().as_deref().unwrap_or_default())),
         umask: user.umask(),
-        capabilities: Some(capabilities(process.capabilities().as_ref())),
+        capabilities: Some(capabilities(process.capabilities().as_ref(), facts.grantable)),
         no_new_privileges: process.no_new_privileges().unwrap_or(false),
         rlimits: press.list(
             process
@@ -458,10 +460,11 @@ pub fn process<'a>(
     })
 }
 
-fn capabilities(sets: Option<&LinuxCapabilities>) -> Capabilities {
+/// What cannot be granted is left out: in a restricted environment that is no failure (runtime-spec, "Linux Process").
+fn capabilities(sets: Option<&LinuxCapabilities>, grantable: u64) -> Capabilities {
     let mask = |set: Option<&Option<oci_spec::runtime::Capabilities>>| {
         let names = set.and_then(Option::as_ref).into_iter().flatten();
-        names.filter_map(|name| capability::bit(&name.to_string())).sum()
+        grantable & names.filter_map(|name| capability::bit(&name.to_string())).fold(0, |all, bit| all | bit)
     };
     Capabilities {
         bounding: mask(sets.map(LinuxCapabilities::bounding)),
@@ -612,6 +615,11 @@ fn label<'a>(press: &Press<'a>, process: &SpecProcess) -> Result<Option<(&'a CSt
         return Ok(Some((c"self/attr/exec", text(label.clone()))));
     }
     Ok(None)
+}
+
+/// The context has a mount namespace of its own.
+pub(crate) fn makes_mounts(spec: &Spec) -> bool {
+    namespaces(spec).iter().any(|(kind, path)| *kind == Kind::Mount && path.is_none())
 }
 
 /// The kinds of namespace of a configuration: (kind, path to join).
