@@ -15,6 +15,7 @@ mod exec;
 mod filesystem;
 mod hooks;
 mod host_run;
+mod idmapped;
 mod lifecycle;
 mod namespaces;
 mod process;
@@ -29,6 +30,7 @@ fn main() {
     suites.add("refusals", &[Root], refusals::cases());
     suites.add("process", &[Root], process::cases());
     suites.add("filesystem", &[Root], filesystem::cases());
+    suites.add("idmapped", &[Root], idmapped::cases());
     suites.add("namespaces", &[Root], namespaces::cases());
     suites.add("cgroups", &[Root], cgroups::cases());
     suites.add("exec", &[Root], exec::cases());

@@ -23,7 +23,7 @@ use crate::hooks::{self, Point};
 use crate::plan::{Facts, RootFs};
 use crate::state::{Context, Lock, State, Store, check_id};
 use crate::undo::{Step, Undo};
-use crate::{Error, Result};
+use crate::{Error, Result, idmapped};
 
 /// What is to be created.
 #[derive(Debug)]
@@ -121,10 +121,12 @@ pub fn create(store: &Store, mut request: Request) -> Result<Created> {
     let join = enter_cgroup(&mut context, spec, &mut undo)?;
     let listener = if request.start == Start::Wait { Some(listen_for_start(&context)?) } else { None };
 
+    let idmapped = idmapped::trees(spec, &host)?;
     let arena = Bump::new();
     let cgroup = context.state.cgroup.as_ref();
     let mut facts = facts(&request, &host, cgroup, &filter, &join, listener.as_ref())?;
     facts.console = take_terminal(spec, console.as_ref())?;
+    facts.idmaps = idmapped.iter().map(|(index, tree)| (*index, tree.as_fd())).collect();
     facts.close.push(lock.folder());
     let plan = crate::plan::new_context(&arena, spec, &facts)?;
     let (child, handshake) =
@@ -192,13 +194,13 @@ fn accompany(
 }
 
 /// What has to be known of the machine and of ourselves before anything is done.
-struct Host {
+pub(crate) struct Host {
     proc: OwnedFd,
-    privileged: bool,
+    pub(crate) privileged: bool,
     kinds: Vec<(Kind, Option<PathBuf>)>,
-    joined: Vec<Joined>,
+    pub(crate) joined: Vec<Joined>,
     /// Mappings that we write for a new user namespace.
-    mappings: Option<Mappings>,
+    pub(crate) mappings: Option<Mappings>,
     cgroup: Option<Cgroup>,
 }
 
@@ -269,19 +271,21 @@ impl Host {
 }
 
 fn mappings(spec: &Spec) -> Mappings {
-    let ranges = |list: Option<&Vec<LinuxIdMapping>>| {
-        let range = |one: &LinuxIdMapping| Range {
-            inside: one.container_id(),
-            outside: one.host_id(),
-            length: one.size(),
-        };
-        list.into_iter().flatten().map(range).collect()
-    };
     let linux = spec.linux().as_ref();
     Mappings {
         users: ranges(linux.and_then(|linux| linux.uid_mappings().as_ref())),
         groups: ranges(linux.and_then(|linux| linux.gid_mappings().as_ref())),
     }
+}
+
+/// The mappings of the configuration, as ranges.
+pub(crate) fn ranges(list: Option<&Vec<LinuxIdMapping>>) -> Vec<Range> {
+    let range = |one: &LinuxIdMapping| Range {
+        inside: one.container_id(),
+        outside: one.host_id(),
+        length: one.size(),
+    };
+    list.into_iter().flatten().map(range).collect()
 }
 
 /// A guest whose root is a user of its own cannot write our executable: only one that shares the host's ids could.

@@ -69,7 +69,6 @@ fn item(failure: &Failure, plan: &Plan<'_>) -> Option<String> {
         | Step::MountTarget
         | Step::MountFakeProc
         | Step::MountNotProc
-        | Step::MountIdmap
         | Step::MountFlags
         | Step::MountAttach
         | Step::MountCopyUp => {

@@ -19,6 +19,7 @@ pub mod update;
 pub mod validate;
 
 mod failure;
+mod idmapped;
 mod mount;
 mod undo;
 

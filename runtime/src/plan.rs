@@ -38,7 +38,7 @@ pub struct Facts<'a> {
     pub cgroups: Vec<(String, PathBuf)>,
     /// Links beside them: (target, name).
     pub cgroup_links: Vec<(String, String)>,
-    /// User namespaces of idmapped mounts, by the index of the mount.
+    /// The trees of idmapped mounts, by the index of the mount.
     pub idmaps: Vec<(usize, BorrowedFd<'a>)>,
     /// Hooks run before the root changes.
     pub gate: bool,
@@ -172,8 +172,7 @@ fn time_offsets(spec: &Spec) -> String {
 
 fn root<'a>(press: &Press<'a>, spec: &Spec, facts: &Facts<'a>) -> Result<Root<'a>> {
     let linux = spec.linux().as_ref();
-    let propagation =
-        linux.and_then(|linux| linux.rootfs_propagation().as_deref()).and_then(mount::root_propagation);
+    let propagation = propagation(spec);
     let (source, at, mut links) = match &facts.root {
         RootFs::Folder(path) => {
             let path = press.path(path)?;
@@ -211,8 +210,7 @@ fn root<'a>(press: &Press<'a>, spec: &Spec, facts: &Facts<'a>) -> Result<Root<'a
     Ok(Root {
         source,
         at,
-        // A mount that the host makes later must be able to arrive, and what the context does must not leave.
-        propagation: propagation.filter(|flag| *flag != mount::UNBINDABLE).unwrap_or(mount::SLAVE),
+        propagation: flow(spec),
         final_propagation: propagation.filter(|flag| matches!(*flag, mount::SHARED | mount::UNBINDABLE)),
         readonly: spec.root().as_ref().and_then(oci_spec::runtime::Root::readonly).unwrap_or(false),
         no_pivot: facts.no_pivot,
@@ -226,7 +224,18 @@ fn root<'a>(press: &Press<'a>, spec: &Spec, facts: &Facts<'a>) -> Result<Root<'a
     })
 }
 
-fn options_of(mount: &SpecMount) -> Options<'_> {
+fn propagation(spec: &Spec) -> Option<u64> {
+    let linux = spec.linux().as_ref()?;
+    linux.rootfs_propagation().as_deref().and_then(mount::root_propagation)
+}
+
+/// Propagation of every mount that comes from the host. One that the host makes later must be able to arrive, and what
+/// the context does must not leave.
+pub(crate) fn flow(spec: &Spec) -> u64 {
+    propagation(spec).filter(|flag| *flag != mount::UNBINDABLE).unwrap_or(mount::SLAVE)
+}
+
+pub(crate) fn options_of(mount: &SpecMount) -> Options<'_> {
     mount::options(mount.options().iter().flatten().map(String::as_str))
 }
 
@@ -239,7 +248,11 @@ fn mount<'a>(press: &Press<'a>, mount: &SpecMount, index: usize, facts: &Facts<'
         let path = mount.source().as_ref().ok_or_else(|| {
             Error::invalid(format!("mounts[{index}].source"), "is missing, and a bind mount needs one")
         })?;
-        Source::Bind { path: press.path(path)?, recursive: options.recursive, procfs: destination == "/proc" }
+        let path = press.path(path)?;
+        match facts.idmaps.iter().find(|(of, _)| *of == index) {
+            Some(&(_, tree)) => Source::Tree { tree, path },
+            None => Source::Bind { path, recursive: options.recursive, procfs: destination == "/proc" },
+        }
     } else {
         if kind.is_empty() || kind == "none" {
             return Err(Error::invalid(
@@ -259,12 +272,10 @@ fn mount<'a>(press: &Press<'a>, mount: &SpecMount, index: usize, facts: &Facts<'
         let data = data.collect::<Result<Vec<_>>>()?;
         Source::FileSystem { kind: press.text(kind)?, source: press.text(source)?, options: press.list(data) }
     };
-    let idmap = facts.idmaps.iter().find(|(of, _)| *of == index);
     let mut made = plain(source, press.text(&destination)?);
     options.apply(&mut made);
     made.propagation = press.list(options.propagation.clone());
     made.over_proc = may_cover(&destination);
-    made.idmap = idmap.map(|(_, namespace)| (*namespace, options.idmap.unwrap_or(false)));
     made.inherit_mode = kind == "tmpfs" && !bind && !options.data.iter().any(|(key, _)| *key == "mode");
     Ok(made)
 }
@@ -280,7 +291,6 @@ fn plain<'a>(source: Source<'a>, target: &'a CStr) -> Mount<'a> {
         propagation: &[],
         copy_up: false,
         over_proc: false,
-        idmap: None,
         inherit_mode: false,
     }
 }

@@ -250,7 +250,11 @@ pub fn reap(child: &Child) {
 }
 
 /// clone3(2); none in the child. All signal handlers are reset, for the guest must not inherit that SIGPIPE is ignored.
-fn clone3(namespaces: u32, cgroup: Option<BorrowedFd<'_>>, more: u64) -> io::Result<Option<Child>> {
+pub(crate) fn clone3(
+    namespaces: u32,
+    cgroup: Option<BorrowedFd<'_>>,
+    more: u64,
+) -> io::Result<Option<Child>> {
     const CLONE_CLEAR_SIGHAND: u64 = 1 << 32;
     const CLONE_INTO_CGROUP: u64 = 1 << 33;
     #[repr(C)]
