@@ -134,17 +134,31 @@ pub fn create(store: &Store, mut request: Request) -> Result<Created> {
     let pid = child.pid;
     undo.push(Step::Kill(child));
 
-    let result = accompany(&request, &host, &mut context, &handshake, &plan, pid, &undo);
-    result?;
+    if let Err(error) = accompany(&request, &host, &mut context, &handshake, &plan, pid, &undo) {
+        return Err(abandon(spec, &context, undo, error));
+    }
     write_pid_file(&request, pid, &mut undo)?;
     handshake.order(Order::Proceed).map_err(|error| explain(error, &plan))?;
     if request.start == Start::Now {
-        let listener = handshake.executed().map_err(|error| explain(error, &plan))?;
-        hand_over_listener(spec, listener, &context, pid)?;
-        hooks::run_all(spec, Point::Poststart, &context, pid, None);
+        while let Some(listener) = handshake.executed().map_err(|error| explain(error, &plan))? {
+            hand_over(spec, &listener, &context, pid)?;
+        }
+        if let Err(error) = hooks::run(spec, Point::Poststart, &context, pid, None) {
+            return Err(abandon(spec, &context, undo, error));
+        }
     }
     let child = undo.keep().ok_or(Error::Spawn(spawn::Error::Died))?;
     Ok(Created { context, child, lock })
+}
+
+/// Undoes a `create` that has begun to run hooks: the specification wants those of the stop then ("Lifecycle", 12 and 13).
+fn abandon(spec: &Spec, context: &Context, undo: Undo, error: Error) -> Error {
+    drop(undo);
+    if matches!(error, Error::Hook { .. } | Error::RunHook { .. }) {
+        // One error is told: the one that has led here.
+        let _ = hooks::poststop(spec, context);
+    }
+    error
 }
 
 /// What the parent does while the child sets itself up, up to the point where it can live alone.
@@ -519,15 +533,9 @@ pub(crate) fn write_pid(path: &std::path::Path, pid: i32) -> Result<()> {
 }
 
 /// Gives a filter's notification descriptor to the agent that the profile names.
-pub(crate) fn hand_over_listener(
-    spec: &Spec,
-    listener: Option<OwnedFd>,
-    context: &Context,
-    pid: i32,
-) -> Result<()> {
-    let Some(descriptor) = listener else { return Ok(()) };
+pub(crate) fn hand_over(spec: &Spec, listener: &OwnedFd, context: &Context, pid: i32) -> Result<()> {
     let profile = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
-    hooks::send_seccomp_state(profile, descriptor.as_fd(), context, pid)
+    hooks::send_seccomp_state(profile, listener.as_fd(), context, pid)
 }
 
 /// The caller's own ids, which a namespace without privilege maps.

@@ -460,12 +460,21 @@ pub fn process<'a>(
             Some(policy) if first => Some(memory_policy(arena, policy)?),
             _ => None,
         },
-        affinity: None,
+        affinity: if first { None } else { final_affinity(arena, process)? },
         label: label(&press, process)?,
         seccomp: facts.filter,
         console: facts.console.map(|socket| Console { socket, size }),
         keep_below: 3 + facts.preserve,
     })
+}
+
+/// The CPUs of a process that joins, once it is in its control group.
+fn final_affinity<'a>(arena: &'a Bump, process: &SpecProcess) -> Result<Option<&'a [u64]>> {
+    let affinity = process.exec_cpu_affinity().as_ref();
+    match affinity.and_then(|affinity| affinity.cpu_affinity_final().as_deref()) {
+        None | Some("") => Ok(None),
+        Some(cpus) => Ok(Some(&*arena.alloc_slice_copy(&mask("process.execCPUAffinity.final", cpus)?))),
+    }
 }
 
 fn capabilities(sets: Option<&LinuxCapabilities>) -> Capabilities {
