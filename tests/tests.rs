@@ -18,6 +18,7 @@ mod host_run;
 mod idmapped;
 mod lifecycle;
 mod namespaces;
+mod net_devices;
 mod process;
 mod refusals;
 mod seccomp;
@@ -32,6 +33,7 @@ fn main() {
     suites.add("filesystem", &[Root], filesystem::cases());
     suites.add("idmapped", &[Root], idmapped::cases());
     suites.add("namespaces", &[Root], namespaces::cases());
+    suites.add("net_devices", &[Root], net_devices::cases());
     suites.add("cgroups", &[Root], cgroups::cases());
     suites.add("exec", &[Root], exec::cases());
     suites.add("hooks", &[Root], hooks::cases());

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use rustix::process::Signal;
 use vctx_context::cgroup::Cgroup;
 use vctx_context::spawn::{Child, reap};
+use vctx_netns::device::Moved;
 
 /// Undoes its steps, the last one first, unless it was told to keep them. It goes on over errors: what cannot be undone
 /// now is found by the next `delete` through the state, which is undone last.
@@ -18,6 +19,7 @@ pub(crate) enum Step {
     RemoveFile(PathBuf),
     RemoveFolder(PathBuf),
     RemoveCgroup(Cgroup),
+    ReturnDevice(Moved),
     Kill(Child),
 }
 
@@ -49,6 +51,7 @@ impl Drop for Undo {
                     let _ = cgroup.kill_all();
                     let _ = cgroup.remove();
                 }
+                Step::ReturnDevice(device) => drop(device.back()),
                 Step::Kill(child) => {
                     let _ = rustix::process::pidfd_send_signal(&child.pidfd, Signal::KILL);
                     reap(&child);

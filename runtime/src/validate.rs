@@ -280,6 +280,11 @@ fn linux(spec: &Spec, linux: &Linux) -> Result<()> {
         text("linux.sysctl", value)?;
         sysctl(key, &|kind| has(kind).is_some())?;
     }
+    let devices = crate::plan::net_devices(spec);
+    if !devices.is_empty() && has(LinuxNamespaceType::Network).is_none() {
+        return needs("linux.netDevices", LinuxNamespaceType::Network);
+    }
+    net_devices(&devices)?;
     paths(linux)?;
     if let Some(profile) = linux.seccomp() {
         vctx_context::seccomp::validate(profile)?;
@@ -292,6 +297,30 @@ fn linux(spec: &Spec, linux: &Linux) -> Result<()> {
             "linux.rootfsPropagation",
             format!("is {name:?}; shared, slave, private and unbindable are known"),
         ));
+    }
+    Ok(())
+}
+
+fn net_devices(devices: &[vctx_netns::device::Device]) -> Result<()> {
+    let mut names = HashSet::new();
+    for device in devices {
+        let field = format!("linux.netDevices[{:?}]", device.name);
+        let name = device.new_name.as_ref().unwrap_or(&device.name);
+        if !vctx_netns::device::is_name(&device.name) || device.name.contains('%') {
+            return Err(Error::invalid(field, "is no name of a network device"));
+        }
+        if !vctx_netns::device::is_name(name) {
+            return Err(Error::invalid(
+                format!("{field}.name"),
+                format!("is {name:?}, which is no name of a network device"),
+            ));
+        }
+        if !name.contains('%') && !names.insert(name) {
+            return Err(Error::invalid(
+                format!("{field}.name"),
+                format!("is {name:?}, which another device has"),
+            ));
+        }
     }
     Ok(())
 }
