@@ -16,6 +16,7 @@ use vctx_context::idmap::{Mappings, Range};
 use vctx_context::namespace::{Joined, Kind};
 use vctx_context::spawn::{self, Birth, Child, Handshake};
 use vctx_context::{exe, procfs, seccomp, terminal};
+use vctx_netns::device;
 
 use crate::config::Config;
 use crate::failure::explain;
@@ -110,6 +111,7 @@ pub struct Created {
 pub fn create(store: &Store, mut request: Request) -> Result<Created> {
     check_id(&request.id)?;
     crate::validate::validate(&request.config.spec)?;
+    crate::kernel::supports(&request.config.spec)?;
     let host = Host::look(&request)?;
     protect(&host)?;
     let filter = filter(store, &request.config.spec)?;
@@ -134,25 +136,60 @@ pub fn create(store: &Store, mut request: Request) -> Result<Created> {
     let pid = child.pid;
     undo.push(Step::Kill(child));
 
-    if let Err(error) = accompany(&request, &host, &mut context, &handshake, &plan, pid, &undo) {
+    if let Err(error) = accompany(&request, &host, &mut context, &handshake, &plan, pid, &mut undo) {
         return Err(abandon(spec, &context, undo, error));
     }
     write_pid_file(&request, pid, &mut undo)?;
-    handshake.order(Order::Proceed).map_err(|error| explain(error, &plan))?;
-    if request.start == Start::Now {
-        while let Some(listener) = handshake.executed().map_err(|error| explain(error, &plan))? {
-            hand_over(spec, &listener, &context, pid)?;
-        }
-        if let Err(error) = hooks::run(spec, Point::Poststart, &context, pid, None) {
-            return Err(abandon(spec, &context, undo, error));
-        }
+    if let Err(error) = let_go(&request, &context, &handshake, &plan, pid) {
+        return Err(abandon(spec, &context, undo, error));
     }
     let child = undo.keep().ok_or(Error::Spawn(spawn::Error::Died))?;
     Ok(Created { context, child, lock })
 }
 
+/// From here the child lives without us; when it is to run at once, we see it do so.
+fn let_go(
+    request: &Request,
+    context: &Context,
+    handshake: &Handshake,
+    plan: &Plan<'_>,
+    pid: i32,
+) -> Result<()> {
+    let spec = &request.config.spec;
+    handshake.order(Order::Proceed).map_err(|error| explain(error, plan))?;
+    if request.start == Start::Wait {
+        return Ok(());
+    }
+    while let Some(listener) = handshake.executed().map_err(|error| explain(error, plan))? {
+        hand_over(spec, &listener, context, pid)?;
+    }
+    hooks::run(spec, Point::Poststart, context, pid, None)
+}
+
+/// A start that the memory limit has made fail says so.
+fn blame_memory(error: Error, spec: &Spec, context: &Context) -> Error {
+    let out_of_memory = match &error {
+        Error::Spawn(spawn::Error::Died) => {
+            context.state.cgroup.as_ref().is_some_and(|cgroup| cgroup.oom_kills().unwrap_or(0) > 0)
+        }
+        Error::Step { source, .. } => source.raw_os_error() == Some(libc::ENOMEM),
+        Error::Cgroup(error) => error.is_below_use("memory."),
+        _ => false,
+    };
+    let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+    let limit = resources.and_then(|resources| resources.memory().as_ref()?.limit());
+    match limit.filter(|limit| out_of_memory && *limit > 0) {
+        Some(limit) => Error::invalid(
+            "linux.resources.memory.limit",
+            format!("is {limit} bytes, which is too low for a start; 8 MiB is enough for most"),
+        ),
+        None => error,
+    }
+}
+
 /// Undoes a `create` that has begun to run hooks: the specification wants those of the stop then ("Lifecycle", 12 and 13).
 fn abandon(spec: &Spec, context: &Context, undo: Undo, error: Error) -> Error {
+    let error = blame_memory(error, spec, context);
     drop(undo);
     if matches!(error, Error::Hook { .. } | Error::RunHook { .. }) {
         // One error is told: the one that has led here.
@@ -169,7 +206,7 @@ fn accompany(
     handshake: &Handshake,
     plan: &Plan<'_>,
     pid: i32,
-    undo: &Undo,
+    undo: &mut Undo,
 ) -> Result<()> {
     let spec = &request.config.spec;
     // While the child mounts, its limits are written: they hold before the first instruction of the guest.
@@ -183,6 +220,7 @@ fn accompany(
         mappings.write(pid, host.privileged)?;
         handshake.order(Order::Mapped).map_err(|error| explain(error, plan))?;
     }
+    move_devices(spec, host, pid, undo)?;
     if hooks::gate(spec) {
         handshake.expect(&[Report::Gate]).map_err(|error| explain(error, plan))?;
         let child = undo.child().ok_or(Error::Spawn(spawn::Error::Died))?;
@@ -205,6 +243,26 @@ fn accompany(
     let identity = procfs::identity(pid).map_err(Error::Proc)?.ok_or(Error::Spawn(spawn::Error::Died))?;
     context.state.process = Some((pid, identity.start_time));
     context.write()
+}
+
+/// Moves the network devices that the configuration names into the context. At its end the kernel takes care of them.
+fn move_devices(spec: &Spec, host: &Host, pid: i32, undo: &mut Undo) -> Result<()> {
+    let devices = crate::plan::net_devices(spec);
+    if devices.is_empty() {
+        return Ok(());
+    }
+    let own;
+    let namespace = match host.joined.iter().find(|one| one.kind == Kind::Network) {
+        Some(joined) => joined.as_fd(),
+        None => {
+            own = Joined::open(Kind::Network, format!("/proc/{pid}/ns/net").as_ref())?;
+            own.as_fd()
+        }
+    };
+    for device in devices {
+        undo.push(Step::ReturnDevice(device::move_into(&device, namespace)?));
+    }
+    Ok(())
 }
 
 /// What has to be known of the machine and of ourselves before anything is done.

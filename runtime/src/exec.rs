@@ -66,6 +66,7 @@ pub fn target(store: &Store, id: &str) -> Result<Target> {
 pub fn exec(store: &Store, target: &Target, mut request: Request) -> Result<Child> {
     let (context, spec) = (&target.context, &target.spec);
     crate::validate::process("process", &request.process)?;
+    crate::kernel::labels(&request.process)?;
     let alive = running(context, request.ignore_paused)?;
     let kinds = &context.state.namespaces;
     let privileged = geteuid().is_root();

@@ -20,6 +20,7 @@ pub mod validate;
 
 mod failure;
 mod idmapped;
+mod kernel;
 mod mount;
 mod undo;
 

@@ -17,6 +17,7 @@ use vctx_context::child::plan::{
 };
 use vctx_context::child::sys::SchedulerAttributes;
 use vctx_context::namespace::Kind;
+use vctx_netns::device::Device as NetDevice;
 
 use crate::mount::{self, Options};
 use crate::validate::{clean, may_cover};
@@ -188,13 +189,15 @@ fn root<'a>(press: &Press<'a>, spec: &Spec, facts: &Facts<'a>) -> Result<Root<'a
             (source, press.path(at)?, links.iter().map(pair).collect::<Result<Vec<_>>>()?)
         }
     };
+    // The files of a new file system have the context's label (runtime-spec, "Mount Label").
+    let label = linux.and_then(|linux| linux.mount_label().as_deref()).filter(|label| !label.is_empty());
     let mut mounts = Vec::new();
     let mut seal = Vec::new();
     for (index, mount) in spec.mounts().iter().flatten().enumerate() {
         if matches!(mount.typ().as_deref(), Some("cgroup" | "cgroup2")) {
             cgroup_mount(press, mount, facts, &mut mounts, &mut links, &mut seal)?;
         } else {
-            mounts.push(self::mount(press, mount, index, facts)?);
+            mounts.push(self::mount(press, mount, index, facts, label)?);
         }
     }
     let terminal = spec.process().as_ref().and_then(oci_spec::runtime::Process::terminal).unwrap_or(false);
@@ -239,7 +242,13 @@ pub(crate) fn options_of(mount: &SpecMount) -> Options<'_> {
     mount::options(mount.options().iter().flatten().map(String::as_str))
 }
 
-fn mount<'a>(press: &Press<'a>, mount: &SpecMount, index: usize, facts: &Facts<'a>) -> Result<Mount<'a>> {
+fn mount<'a>(
+    press: &Press<'a>,
+    mount: &SpecMount,
+    index: usize,
+    facts: &Facts<'a>,
+    files_label: Option<&str>,
+) -> Result<Mount<'a>> {
     let mut options = options_of(mount);
     let destination = clean(mount.destination());
     let kind = mount.typ().as_deref().unwrap_or("");
@@ -265,10 +274,12 @@ fn mount<'a>(press: &Press<'a>, mount: &SpecMount, index: usize, facts: &Facts<'
         options.clear_recursive = 0;
         let source =
             mount.source().as_ref().map_or(kind.as_bytes(), |path| path.as_os_str().as_encoded_bytes());
-        let data = options
-            .data
-            .iter()
-            .map(|(key, value)| Ok((press.text(key)?, value.map(|value| press.text(value)).transpose()?)));
+        let label = files_label.filter(|_| !matches!(kind, "proc" | "sysfs" | "mqueue"));
+        let label = label.map(|label| ("context", Some(label))).into_iter();
+        let data =
+            options.data.iter().copied().chain(label).map(|(key, value)| {
+                Ok((press.text(key)?, value.map(|value| press.text(value)).transpose()?))
+            });
         let data = data.collect::<Result<Vec<_>>>()?;
         Source::FileSystem { kind: press.text(kind)?, source: press.text(source)?, options: press.list(data) }
     };
@@ -631,6 +642,18 @@ fn label<'a>(press: &Press<'a>, process: &SpecProcess) -> Result<Option<(&'a CSt
         return Ok(Some((c"self/attr/exec", text(label.clone()))));
     }
     Ok(None)
+}
+
+/// The network devices that a configuration names, in the order of their names.
+pub(crate) fn net_devices(spec: &Spec) -> Vec<NetDevice> {
+    let listed = spec.linux().as_ref().and_then(|linux| linux.net_devices().as_ref());
+    let device = |(name, device): (&String, &oci_spec::runtime::LinuxNetDevice)| NetDevice {
+        name: name.clone(),
+        new_name: device.name().clone().filter(|name| !name.is_empty()),
+    };
+    let mut devices: Vec<_> = listed.into_iter().flatten().map(device).collect();
+    devices.sort_by(|one, other| one.name.cmp(&other.name));
+    devices
 }
 
 /// The kinds of namespace of a configuration: (kind, path to join).
