@@ -126,6 +126,9 @@ pub enum Error {
     /// Ids could not be mapped.
     #[error(transparent)]
     Idmap(#[from] idmap::Error),
+    /// A network device.
+    #[error(transparent)]
+    Device(#[from] vctx_netns::device::Error),
     /// Control groups.
     #[error(transparent)]
     Cgroup(#[from] cgroup::Error),

@@ -148,6 +148,13 @@ impl Error {
         Errno::from_io_error(source).is_some_and(|errno| refused.contains(&errno))
     }
 
+    /// True when a limit in a file whose name begins so was refused for being below what is used already.
+    pub fn is_below_use(&self, file: &str) -> bool {
+        let Error::Write { path, .. } = self else { return false };
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with(file) && self.write_errno() == Some(Errno::BUSY)
+    }
+
     /// The path that was not there, when that is what failed.
     pub(super) fn is_absent(&self) -> bool {
         let source = match self {
