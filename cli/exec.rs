@@ -59,7 +59,9 @@ fn process(args: &ExecArgs, spec: &Spec) -> Result<Process, Error> {
         process.set_cwd(cwd.clone());
     }
     let mut env = process.env().clone().unwrap_or_default();
-    env.extend(args.env.iter().filter_map(crate::values::EnvVar::resolve));
+    for variable in args.env.iter().filter_map(crate::values::EnvVar::resolve) {
+        set_variable(&mut env, variable);
+    }
     process.set_env(Some(env));
     if let Some(wanted) = &args.user {
         let mut user = User::default();
@@ -84,6 +86,14 @@ fn process(args: &ExecArgs, spec: &Spec) -> Result<Process, Error> {
         add_capabilities(&mut process, &args.cap);
     }
     Ok(process)
+}
+
+/// Programs take the first of two variables of one name: a new value has to drive the old one out.
+fn set_variable(env: &mut Vec<String>, variable: String) {
+    let name = |text: &str| text.split('=').next().map(str::to_owned);
+    let own = name(&variable);
+    env.retain(|other| name(other) != own);
+    env.push(variable);
 }
 
 /// Adds capabilities to the sets that a program gets them from. The inheritable and ambient sets stay as they are: a

@@ -1,7 +1,7 @@
 //! `--log`, `--log-format`, `--debug`: the records that engines read, and the one line on standard error.
 //!
 //! containerd, conmon and Podman read the last record of level `error` from the file, so a failure appends one there,
-//! and says the same on standard error for people.
+//! and says the same on standard error for people. The level is named there too: scripts look for the word.
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};
@@ -37,7 +37,7 @@ impl Log {
             self.record("error", &line);
         }
         if self.file.is_some() || self.format == LogFormat::Text {
-            let mut text = format!("vctx: {}\n", escape(&line));
+            let mut text = format!("vctx: error: {}\n", escape(&line));
             if self.verbose {
                 for cause in chain.iter().skip(1) {
                     text.push_str(&format!("  caused by: {}\n", escape(cause)));
@@ -72,7 +72,7 @@ impl Log {
             .and_then(|mut file| file.write_all(record.as_bytes()));
         if let Err(error) = appended {
             to_stderr(&format!(
-                "vctx: cannot append to the log {}: {error}\n",
+                "vctx: error: cannot append to the log {}: {error}\n",
                 escape(&path.to_string_lossy())
             ));
         }

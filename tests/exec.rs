@@ -11,6 +11,8 @@ pub fn cases() -> Vec<Case> {
         case!(exec_takes_the_folder_the_environment_and_the_user)
             .differs("crun", "1.8 looks for the program in the environment of --env alone"),
         case!(exec_inherits_the_contexts_environment_and_folder).differs("crun", "1.8 starts in /"),
+        case!(exec_replaces_a_variable_of_the_context),
+        case!(exec_takes_the_contexts_personality).differs("runc", "1.1 has no personality"),
         case!(exec_as_a_numeric_user_never_becomes_root)
             .differs("runc", "1.1 cuts an id to 32 bits, so 4294967296 is root")
             .differs("crun", "1.8 cuts an id to 32 bits, so 4294967296 is root"),
@@ -23,6 +25,8 @@ pub fn cases() -> Vec<Case> {
         case!(exec_reads_a_process_file),
         case!(exec_enters_the_same_namespaces),
         case!(exec_enters_the_same_control_groups),
+        case!(exec_names_a_control_group_from_the_contexts_own)
+            .differs("crun", "1.8 takes the group from the root of the host"),
         case!(exec_sees_the_contexts_files_only),
         case!(exec_of_an_absent_program_is_named_as_not_found),
         case!(exec_into_a_paused_context_is_refused),
@@ -77,6 +81,24 @@ fn exec_inherits_the_contexts_environment_and_folder() {
     let output = command::run(&mut exec).ok().stdout;
     assert!(output.starts_with("/tmp\n") && output.contains("OF_THE_CONTEXT=yes\n"), "{output}");
     assert!(!output.contains("OF_THE_HOST"), "{output}");
+}
+
+fn exec_replaces_a_variable_of_the_context() {
+    let mut context = Context::new();
+    context.args(&["sleep", "1000"]);
+    context.push("/process/env", json!("WORD=of the context"));
+    context.launch();
+    let output = context.exec(&["--env", "WORD=first", "--env", "WORD=last"], &["env"]).ok().stdout;
+    let words: Vec<&str> = output.lines().filter(|line| line.starts_with("WORD=")).collect();
+    assert_eq!(words, ["WORD=last"]);
+}
+
+fn exec_takes_the_contexts_personality() {
+    let mut context = Context::new();
+    context.args(&["sleep", "1000"]);
+    context.set("/linux/personality", json!({ "domain": "LINUX32" }));
+    context.launch();
+    assert_eq!(context.exec(&[], &["cat", "/proc/self/personality"]).ok().line(), "00000008");
 }
 
 fn exec_as_a_numeric_user_never_becomes_root() {
@@ -173,6 +195,15 @@ fn exec_enters_the_same_control_groups() {
         let members = cgroup::members(&context, controller);
         assert!(members.contains(&pid) && members.contains(&context.pid()), "{controller}: {members:?}");
     }
+}
+
+fn exec_names_a_control_group_from_the_contexts_own() {
+    let context = Context::idle();
+    let script = ["sh", "-c", "cat /proc/self/cgroup"];
+    let own = context.exec(&[], &script).ok().stdout;
+    assert_eq!(context.exec(&["--cgroup", "/"], &script).ok().stdout, own);
+    let output = context.exec(&["--cgroup", "/absent"], &script);
+    assert!(output.code != 0, "{}", output.stdout);
 }
 
 fn exec_sees_the_contexts_files_only() {

@@ -14,6 +14,10 @@ pub fn cases() -> Vec<Case> {
         case!(a_hook_has_the_configured_environment_only)
             .differs("crun", "1.8 hands on its own for an absent env")
             .differs("runc", "1.1 hands on its own for an absent env"),
+        case!(a_start_container_hook_without_variables_has_those_of_the_process)
+            .differs("crun", "1.8 hands on its own for an absent env")
+            .differs("runc", "1.1 takes an empty env for an absent one"),
+        case!(a_start_container_hook_is_held_as_the_process_is),
         case!(a_hook_has_its_arguments),
         case!(a_hook_need_not_read_its_input).differs("crun", "1.8 dies of SIGPIPE now and then"),
         case!(a_failing_hook_before_the_start_undoes_the_create),
@@ -228,6 +232,34 @@ fn a_hook_may_write_much_and_leave_a_process_behind() {
     context.set("/hooks/createRuntime", json!([hook(&script)]));
     context.create().refused();
     command::run(std::process::Command::new("kill").arg(fs::read_to_string(file).unwrap().trim())).ok();
+}
+
+fn a_start_container_hook_without_variables_has_those_of_the_process() {
+    for (variables, seen) in [(None, "of the process"), (Some(json!([])), "")] {
+        let mut context = Context::new();
+        context.args(&["true"]);
+        context.push("/process/env", json!("WORD=of the process"));
+        let script = "cat > /dev/null; printf %s \"$WORD\" > /word";
+        let mut entry = json!({ "path": "/bin/sh", "args": ["sh", "-c", script] });
+        if let Some(variables) = variables {
+            entry["env"] = variables;
+        }
+        context.set("/hooks/startContainer", json!([entry]));
+        context.run().ok();
+        assert_eq!(fs::read_to_string(context.root("word")).unwrap(), seen);
+    }
+}
+
+/// Its program is the image's: it must not have more than the guest has.
+fn a_start_container_hook_is_held_as_the_process_is() {
+    let mut context = Context::sh("cat /held");
+    let one = json!(["CAP_KILL"]);
+    context.set("/process/capabilities", json!({ "bounding": one, "effective": one, "permitted": one }));
+    let script = "cat > /dev/null; (grep -E 'Cap(Eff|Bnd)' /proc/self/status; cat /proc/self/cgroup) > /held";
+    context.set("/hooks/startContainer", json!([{ "path": "/bin/sh", "args": ["sh", "-c", script] }]));
+    let printed = context.prints();
+    assert!(printed.contains("CapEff:\t0000000000000020") && printed.contains("CapBnd:\t0000000000000020"), "{printed}");
+    assert!(printed.contains(&context.id) || printed.contains(":/\n"), "{printed}");
 }
 
 fn a_hook_that_takes_too_long_is_killed() {

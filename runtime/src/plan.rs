@@ -466,7 +466,7 @@ pub fn process<'a>(
         ),
         scheduler: scheduler(process)?.map(|attributes| &*arena.alloc(attributes)),
         io_priority: io_priority(process)?,
-        personality: if first { personality(spec) } else { None },
+        personality: personality(spec),
         memory_policy: match linux.and_then(|linux| linux.memory_policy().as_ref()) {
             Some(policy) if first => Some(memory_policy(arena, policy)?),
             _ => None,

@@ -120,9 +120,12 @@ impl Cgroup {
         })
     }
 
-    /// The group at `path` below this one, such as the one that `exec --cgroup` names.
+    /// The group at `path` below this one, such as the one that `exec --cgroup` names; `/` is this one.
     pub fn child(&self, path: &str) -> Result<Cgroup, Error> {
         let relative = path.trim_start_matches('/');
+        if relative.is_empty() {
+            return Ok(self.clone());
+        }
         check(Path::new(relative))?;
         let mut child = self.clone();
         child.own_parent = false;
