@@ -258,7 +258,10 @@ fn a_start_container_hook_is_held_as_the_process_is() {
     let script = "cat > /dev/null; (grep -E 'Cap(Eff|Bnd)' /proc/self/status; cat /proc/self/cgroup) > /held";
     context.set("/hooks/startContainer", json!([{ "path": "/bin/sh", "args": ["sh", "-c", script] }]));
     let printed = context.prints();
-    assert!(printed.contains("CapEff:\t0000000000000020") && printed.contains("CapBnd:\t0000000000000020"), "{printed}");
+    assert!(
+        printed.contains("CapEff:\t0000000000000020") && printed.contains("CapBnd:\t0000000000000020"),
+        "{printed}"
+    );
     assert!(printed.contains(&context.id) || printed.contains(":/\n"), "{printed}");
 }
 

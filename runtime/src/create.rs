@@ -144,7 +144,7 @@ pub fn create(store: &Store, mut request: Request) -> Result<Created> {
         return Err(abandon(spec, &context, undo, error));
     }
     write_pid_file(&request, pid, &mut undo)?;
-    if let Err(error) = let_go(&request, &context, &handshake, &plan, pid) {
+    if let Err(error) = let_go(store, &request, &context, &handshake, &plan, pid) {
         return Err(abandon(spec, &context, undo, error));
     }
     let child = undo.keep().ok_or(Error::Spawn(spawn::Error::Died))?;
@@ -153,6 +153,7 @@ pub fn create(store: &Store, mut request: Request) -> Result<Created> {
 
 /// From here the child lives without us; when it is to run at once, we see it do so.
 fn let_go(
+    store: &Store,
     request: &Request,
     context: &Context,
     handshake: &Handshake,
@@ -160,6 +161,9 @@ fn let_go(
     pid: i32,
 ) -> Result<()> {
     let spec = &request.config.spec;
+    if request.start == Start::Now {
+        hooks::start_container(store, spec, context)?;
+    }
     handshake.order(Order::Proceed).map_err(|error| explain(error, plan))?;
     if request.start == Start::Wait {
         return Ok(());
@@ -546,6 +550,8 @@ fn facts<'a>(
         proc: host.proc.as_fd(),
         tasks: groups.tasks.iter().map(AsFd::as_fd).collect(),
         close: Vec::new(),
+        path: None,
+        standard: Vec::new(),
         console: None,
         filter: filter.as_ref().map(|filter| Filter {
             program: &filter.program,

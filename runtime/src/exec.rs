@@ -1,6 +1,6 @@
 //! `exec`: one more process in a context that runs.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
 use bumpalo::Bump;
@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::create::{Console, hand_over, match_terminal};
 use crate::failure::explain;
 use crate::plan::{Facts, RootFs};
-use crate::state::{Context, Status, Store};
+use crate::state::{Alive, Context, Status, Store};
 use crate::undo::{Step, Undo};
 use crate::{Error, Result};
 
@@ -63,11 +63,32 @@ pub fn target(store: &Store, id: &str) -> Result<Target> {
 /// # Errors
 ///
 /// The context is not running, or a step fails; what was made is undone.
-pub fn exec(store: &Store, target: &Target, mut request: Request) -> Result<Child> {
+pub fn exec(store: &Store, target: &Target, request: Request) -> Result<Child> {
     let (context, spec) = (&target.context, &target.spec);
     crate::validate::process("process", &request.process)?;
     crate::kernel::labels(&request.process)?;
     let alive = running(context, request.ignore_paused)?;
+    enter(store, context, spec, &alive, request, Program::default())
+}
+
+/// A program that is no `exec` of the caller's: a hook that runs in the context.
+#[derive(Debug, Default)]
+pub(crate) struct Program {
+    /// Its path, where that is not the first argument.
+    pub(crate) path: Option<PathBuf>,
+    /// What becomes its standard input, output and error.
+    pub(crate) standard: Vec<(OwnedFd, i32)>,
+}
+
+/// Joins the context's namespaces and groups with a new process, which is held as the context's first is.
+pub(crate) fn enter(
+    store: &Store,
+    context: &Context,
+    spec: &Spec,
+    alive: &Alive,
+    mut request: Request,
+    program: Program,
+) -> Result<Child> {
     let kinds = &context.state.namespaces;
     let privileged = geteuid().is_root();
     if !kinds.contains(&Kind::User) || !privileged {
@@ -100,6 +121,12 @@ pub fn exec(store: &Store, target: &Target, mut request: Request) -> Result<Chil
         proc: proc.as_fd(),
         tasks: groups.tasks.iter().map(AsFd::as_fd).collect(),
         close: Vec::new(),
+        path: program.path,
+        standard: program
+            .standard
+            .iter()
+            .map(|(descriptor, standard)| (descriptor.as_fd(), *standard))
+            .collect(),
         console: match_terminal(request.process.terminal().unwrap_or(false), console.as_ref())?,
         filter: filter.as_ref().map(|filter| Filter {
             program: &filter.program,
@@ -160,7 +187,7 @@ fn confined<T>(process: &Process, make: impl FnOnce() -> Result<T>) -> Result<T>
     made
 }
 
-fn running(context: &Context, ignore_paused: bool) -> Result<crate::state::Alive> {
+fn running(context: &Context, ignore_paused: bool) -> Result<Alive> {
     let id = || context.state.id.clone();
     let status = context.status()?;
     match (status, context.alive()?) {

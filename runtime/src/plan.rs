@@ -55,6 +55,10 @@ pub struct Facts<'a> {
     pub tasks: Vec<BorrowedFd<'a>>,
     /// See [`Plan::close`].
     pub close: Vec<BorrowedFd<'a>>,
+    /// See [`Process::path`].
+    pub path: Option<PathBuf>,
+    /// See [`Process::standard`].
+    pub standard: Vec<(BorrowedFd<'a>, i32)>,
     /// Where a terminal goes.
     pub console: Option<BorrowedFd<'a>>,
     /// Compiled seccomp filter.
@@ -442,6 +446,8 @@ pub fn process<'a>(
     let user = process.user();
     let linux = spec.linux().as_ref();
     Ok(Process {
+        path: facts.path.as_deref().map(|path| press.path(path)).transpose()?,
+        standard: press.list(facts.standard.clone()),
         args: press.list(args),
         env: press.list(env),
         find_home: find("HOME")

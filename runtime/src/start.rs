@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use rustix::io::Errno;
@@ -40,10 +40,8 @@ pub fn start(store: &Store, id: &str) -> Result<()> {
     let config =
         if context.state.has_start_hooks { Some(Config::read(&context.config_path())?) } else { None };
     if let Some(config) = &config {
-        let inside = Some((alive.pidfd.as_fd(), context.state.namespaces.as_slice()));
         // The specification wants the context stopped when one fails.
-        hooks::run(&config.spec, Point::StartContainer, &context, alive.pid, inside)
-            .inspect_err(|_| stop(&context, &alive))?;
+        hooks::start_container(store, &config.spec, &context).inspect_err(|_| stop(&context, &alive))?;
     }
     let path = context.start_path();
     let connection =

@@ -162,6 +162,7 @@ steps! {
     Session = "begin a session",
     Terminal = "make the terminal",
     TerminalSend = "send the terminal to the console socket",
+    Standard = "connect standard input, output and error",
     Rlimit = "set the resource limit",
     Scheduler = "set the scheduler",
     IoPriority = "set the I/O priority",

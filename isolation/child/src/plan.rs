@@ -180,6 +180,10 @@ pub struct Device<'a> {
 /// What the child becomes.
 #[derive(Debug)]
 pub struct Process<'a> {
+    /// The program, where it is not the first argument.
+    pub path: Option<&'a CStr>,
+    /// Descriptors that become standard input, output or error: (descriptor, 0, 1 or 2).
+    pub standard: &'a [(BorrowedFd<'a>, i32)],
     /// Arguments, ending in null.
     pub args: &'a [*const c_char],
     /// Environment; two slots at the end are null, the first of which takes HOME when it was not given.
@@ -271,9 +275,9 @@ impl Source<'_> {
 }
 
 impl<'a> Process<'a> {
-    /// The first argument.
+    /// The program.
     #[must_use]
     pub fn program(&self) -> Option<&'a CStr> {
-        crate::sys::first(self.args)
+        self.path.or_else(|| crate::sys::first(self.args))
     }
 }

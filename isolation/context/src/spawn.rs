@@ -3,6 +3,8 @@
 use std::io;
 use std::mem::{MaybeUninit, size_of};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
 
 use rustix::io::{Errno, IoSliceMut};
 use rustix::net::{
@@ -145,19 +147,6 @@ fn become_child(plan: &Plan<'_>, channel: &Channel) -> ! {
     vctx_child::enter(plan, channel.theirs.as_fd())
 }
 
-/// Calls `make` while this process's children are born in another process's pid namespace.
-///
-/// # Errors
-///
-/// The namespace cannot be joined, or what `make` returns.
-pub fn in_pid_namespace<T>(process: BorrowedFd<'_>, make: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-    let birth = Birth { enter: Some((process, Kind::Pid.flag())), ..Default::default() };
-    join(&birth).map_err(io::Error::other)?;
-    let made = make();
-    return_home(&birth).map_err(io::Error::other)?;
-    made
-}
-
 fn join(birth: &Birth<'_>) -> Result<(), Error> {
     // A child that is born into a pid namespace with guests in it is seen by them from its first moment: it must not be
     // traceable even then (CVE-2016-9962). It inherits this from us.
@@ -247,11 +236,11 @@ pub fn send_signal(process: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
     if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Waits for a child that is about to exit, or was killed.
-pub fn reap(child: &Child) {
-    if let Some(pid) = rustix::process::Pid::from_raw(child.pid) {
-        let _ = rustix::io::retry_on_intr(|| waitpid(Some(pid), WaitOptions::empty()));
-    }
+/// Waits for a child that is about to exit, or was killed, and gives its status; none when it is not ours to wait for.
+pub fn reap(child: &Child) -> Option<ExitStatus> {
+    let pid = rustix::process::Pid::from_raw(child.pid)?;
+    let ended = rustix::io::retry_on_intr(|| waitpid(Some(pid), WaitOptions::empty())).ok()??;
+    Some(ExitStatus::from_raw(ended.1.as_raw()))
 }
 
 /// clone3(2); none in the child. All signal handlers are reset, for the guest must not inherit that SIGPIPE is ignored.
