@@ -7,6 +7,7 @@
 
 mod harness;
 
+mod bad_input;
 mod cgroups;
 mod engine_containerd;
 mod engine_docker;
@@ -21,6 +22,7 @@ mod namespaces;
 mod net_devices;
 mod process;
 mod refusals;
+mod rootless;
 mod seccomp;
 
 use harness::Need::{Program, Root, Vctx};
@@ -29,6 +31,7 @@ fn main() {
     let mut suites = harness::Suites::new();
     suites.add("lifecycle", &[Root], lifecycle::cases());
     suites.add("refusals", &[Root], refusals::cases());
+    suites.add("bad_input", &[Root], bad_input::cases());
     suites.add("process", &[Root], process::cases());
     suites.add("filesystem", &[Root], filesystem::cases());
     suites.add("idmapped", &[Root], idmapped::cases());
@@ -38,6 +41,7 @@ fn main() {
     suites.add("exec", &[Root], exec::cases());
     suites.add("hooks", &[Root], hooks::cases());
     suites.add("seccomp", &[Root], seccomp::cases());
+    suites.add("rootless", &[Root], rootless::cases());
     suites.add("host_run", &[Vctx], host_run::cases());
     suites.add("podman", &[Root, Program("podman"), Program("conmon")], engine_podman::cases());
     suites.add("containerd", &[Root, Program("containerd"), Program("ctr")], engine_containerd::cases());

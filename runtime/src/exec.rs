@@ -89,7 +89,7 @@ pub fn exec(store: &Store, target: &Target, mut request: Request) -> Result<Chil
         root: RootFs::Folder(PathBuf::new()),
         join: Vec::new(),
         user_namespace: kinds.contains(&Kind::User),
-        no_setgroups: false,
+        no_setgroups: kinds.contains(&Kind::User) && procfs::denies_setgroups(alive.pid),
         cgroups: Vec::new(),
         cgroup_links: Vec::new(),
         idmaps: Vec::new(),

@@ -55,6 +55,12 @@ fn parse(line: &[u8]) -> Option<Identity> {
     Some(Identity { start_time: fields.nth(18)?.parse().ok()?, zombie: matches!(state, "Z" | "X") })
 }
 
+/// setgroups(2) is denied in the process's user namespace, as it is where one id is mapped without privilege.
+#[must_use]
+pub fn denies_setgroups(pid: i32) -> bool {
+    std::fs::read(format!("/proc/{pid}/setgroups")).is_ok_and(|text| text.starts_with(b"deny"))
+}
+
 /// The number of threads of this process (proc_pid_task(5)).
 ///
 /// # Errors
