@@ -9,6 +9,7 @@ mod harness;
 
 mod bad_input;
 mod cgroups;
+mod conformance;
 mod engine_containerd;
 mod engine_docker;
 mod engine_podman;
@@ -32,6 +33,7 @@ fn main() {
     suites.add("lifecycle", &[Root], lifecycle::cases());
     suites.add("refusals", &[Root], refusals::cases());
     suites.add("bad_input", &[Root], bad_input::cases());
+    suites.add("conformance", &[], conformance::cases());
     suites.add("process", &[Root], process::cases());
     suites.add("filesystem", &[Root], filesystem::cases());
     suites.add("idmapped", &[Root], idmapped::cases());

@@ -63,5 +63,5 @@ fn apparmor() -> bool {
 }
 
 fn selinux() -> bool {
-    statfs("/sys/fs/selinux").is_ok_and(|found| found.f_type as i64 == SELINUX_MAGIC)
+    statfs("/sys/fs/selinux").is_ok_and(|found| found.f_type == SELINUX_MAGIC)
 }
