@@ -8,7 +8,9 @@
 mod harness;
 
 mod attacks;
+mod bad_input;
 mod cgroups;
+mod conformance;
 mod engine_containerd;
 mod engine_docker;
 mod engine_podman;
@@ -23,6 +25,7 @@ mod namespaces;
 mod net_devices;
 mod process;
 mod refusals;
+mod rootless;
 mod seccomp;
 
 use harness::Need::{Program, Root, Vctx};
@@ -35,6 +38,8 @@ fn main() {
     suites.add("invariants", &[], invariants::cases());
     suites.add("lifecycle", &[Root], lifecycle::cases());
     suites.add("refusals", &[Root], refusals::cases());
+    suites.add("bad_input", &[Root], bad_input::cases());
+    suites.add("conformance", &[], conformance::cases());
     suites.add("process", &[Root], process::cases());
     suites.add("filesystem", &[Root], filesystem::cases());
     suites.add("idmapped", &[Root], idmapped::cases());
@@ -45,6 +50,7 @@ fn main() {
     suites.add("hooks", &[Root], hooks::cases());
     suites.add("seccomp", &[Root], seccomp::cases());
     suites.add("attacks", &[Root], attacks::cases());
+    suites.add("rootless", &[Root], rootless::cases());
     suites.add("host_run", &[Vctx], host_run::cases());
     suites.add("podman", &[Root, Program("podman"), Program("conmon")], engine_podman::cases());
     suites.add("containerd", &[Root, Program("containerd"), Program("ctr")], engine_containerd::cases());

@@ -181,7 +181,7 @@ fn blame_memory(error: Error, spec: &Spec, context: &Context) -> Error {
             context.state.cgroup.as_ref().is_some_and(|cgroup| cgroup.oom_kills().unwrap_or(0) > 0)
         }
         Error::Step { source, .. } => source.raw_os_error() == Some(libc::ENOMEM),
-        Error::Cgroup(error) => error.is_below_use("memory."),
+        Error::Cgroup(error) => error.is_memory_in_use(),
         _ => false,
     };
     let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());

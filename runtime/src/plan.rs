@@ -530,7 +530,7 @@ fn resource(kind: PosixRlimitType) -> u32 {
 }
 
 /// sched_setattr(2); the names and numbers are those of sched(7).
-fn scheduler(process: &SpecProcess) -> Result<Option<SchedulerAttributes>> {
+pub(crate) fn scheduler(process: &SpecProcess) -> Result<Option<SchedulerAttributes>> {
     use oci_spec::runtime::{LinuxSchedulerFlag as Flag, LinuxSchedulerPolicy as Policy};
     let Some(scheduler) = process.scheduler() else { return Ok(None) };
     let policy = match scheduler.policy() {
@@ -566,7 +566,7 @@ fn scheduler(process: &SpecProcess) -> Result<Option<SchedulerAttributes>> {
 }
 
 /// ioprio_set(2): the class in the upper bits, the priority in the lower.
-fn io_priority(process: &SpecProcess) -> Result<Option<i32>> {
+pub(crate) fn io_priority(process: &SpecProcess) -> Result<Option<i32>> {
     use oci_spec::runtime::IOPriorityClass as Class;
     let Some(wanted) = process.io_priority() else { return Ok(None) };
     if !(0..=7).contains(&wanted.priority()) {

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::path::{Component, Path};
 
-use oci_spec::runtime::{Linux, LinuxNamespaceType, Process, Spec};
+use oci_spec::runtime::{Linux, LinuxDeviceType, LinuxNamespaceType, Process, Spec};
 
 use crate::{Error, Result};
 
@@ -43,6 +43,7 @@ pub fn validate(spec: &Spec) -> Result<()> {
         }
         fake_proc(&field, mount)?;
         idmapped(spec, mount, index)?;
+        kind(mount, index)?;
         for option in mount.options().iter().flatten() {
             text(&format!("mounts[{index}].options"), option)?;
         }
@@ -131,6 +132,8 @@ pub fn process(field: &str, process: &Process) -> Result<()> {
             format!("is {score}, and must lie between -1000 and 1000"),
         ));
     }
+    crate::plan::scheduler(process)?;
+    crate::plan::io_priority(process)?;
     if let Some(mask) = process.user().umask()
         && mask > 0o777
     {
@@ -165,6 +168,21 @@ fn fake_proc(field: &str, mount: &oci_spec::runtime::Mount) -> Result<()> {
         return Err(Error::invalid(field, format!("is {destination}; a mount inside /proc is refused")));
     }
     Ok(())
+}
+
+/// A mount has a file system, or a source that is bound.
+fn kind(mount: &oci_spec::runtime::Mount, index: usize) -> Result<()> {
+    let bind = crate::plan::options_of(mount).bind || mount.typ().as_deref() == Some("bind");
+    let field = |name: &str| format!("mounts[{index}].{name}");
+    match mount.typ().as_deref() {
+        _ if bind && mount.source().is_none() => {
+            Err(Error::invalid(field("source"), "is missing, and a bind mount needs one"))
+        }
+        None | Some("" | "none") if !bind => {
+            Err(Error::invalid(field("type"), "is missing; name a file system, or the option bind"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// An idmapped mount has both mappings, or those of the context's user namespace.
@@ -286,6 +304,9 @@ fn linux(spec: &Spec, linux: &Linux) -> Result<()> {
         return needs("linux.netDevices", LinuxNamespaceType::Network);
     }
     net_devices(&devices)?;
+    if let Some(nodes) = linux.memory_policy().as_ref().and_then(|policy| policy.nodes().as_deref()) {
+        crate::plan::mask("linux.memoryPolicy.nodes", nodes)?;
+    }
     paths(linux)?;
     if let Some(profile) = linux.seccomp() {
         vctx_context::seccomp::validate(profile)?;
@@ -433,6 +454,12 @@ fn paths(linux: &Linux) -> Result<()> {
         }
     }
     for (index, device) in linux.devices().iter().flatten().enumerate() {
+        if device.typ() == LinuxDeviceType::A {
+            return Err(Error::invalid(
+                format!("linux.devices[{index}].type"),
+                "is a; c, u, b and p are devices",
+            ));
+        }
         let field = format!("linux.devices[{index}].path");
         path(&field, device.path())?;
         if !device.path().is_absolute() || device.path().components().any(|part| part == Component::ParentDir)

@@ -148,11 +148,16 @@ impl Error {
         Errno::from_io_error(source).is_some_and(|errno| refused.contains(&errno))
     }
 
-    /// True when a limit in a file whose name begins so was refused for being below what is used already.
-    pub fn is_below_use(&self, file: &str) -> bool {
-        let Error::Write { path, .. } = self else { return false };
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        name.starts_with(file) && self.write_errno() == Some(Errno::BUSY)
+    /// True when a memory limit was refused for being below what is used already.
+    pub fn is_memory_in_use(&self) -> bool {
+        match self {
+            Error::MemoryInUse { .. } => true,
+            Error::Write { path, .. } => {
+                let name = path.file_name().unwrap_or_default().to_string_lossy();
+                name.starts_with("memory.") && self.write_errno() == Some(Errno::BUSY)
+            }
+            _ => false,
+        }
     }
 
     /// The path that was not there, when that is what failed.
