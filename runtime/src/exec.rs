@@ -75,7 +75,7 @@ pub fn exec(store: &Store, target: &Target, mut request: Request) -> Result<Chil
     let filter =
         profile.map(|profile| seccomp::compile(profile, Some(&store.seccomp_cache()))).transpose()?.flatten();
     let console = request.console.take().map(Console::connect).transpose()?;
-    let groups = groups(context, request.cgroup.as_deref())?;
+    let groups = groups(context, request.cgroup.as_deref(), alive.pid)?;
 
     let arena = Bump::new();
     let proc = procfs::open().map_err(Error::Proc)?;
@@ -163,11 +163,12 @@ struct Groups {
     unified: Option<OwnedFd>,
 }
 
-fn groups(context: &Context, below: Option<&str>) -> Result<Groups> {
+/// The group that the caller names, else the one in which the first process is by now.
+fn groups(context: &Context, below: Option<&str>, first: i32) -> Result<Groups> {
     let Some(cgroup) = &context.state.cgroup else { return Ok(Groups::default()) };
     let join = match below {
         Some(path) => cgroup.child(path)?.join()?,
-        None => cgroup.join()?,
+        None => cgroup.around(first)?.join()?,
     };
     Ok(Groups { tasks: join.tasks, unified: join.unified })
 }

@@ -196,9 +196,15 @@ pub fn which(name: &str) -> Option<PathBuf> {
     path.split(':').map(|folder| Path::new(folder).join(name)).find(|file| file.is_file())
 }
 
-/// Polls until `probe` yields something; for states that only a command can tell. Panics after `seconds`.
+/// How many times slower than a real one this machine is: `VCTX_TEST_SLOW`, which the emulated machine sets.
+pub fn slowness() -> u32 {
+    std::env::var("VCTX_TEST_SLOW").ok().and_then(|text| text.parse().ok()).unwrap_or(1)
+}
+
+/// Polls until `probe` yields something; for states that only a command can tell. Panics after `seconds`, on a machine
+/// of usual speed.
 pub fn eventually<T>(what: &str, seconds: u64, mut probe: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + Duration::from_secs(seconds);
+    let deadline = Instant::now() + Duration::from_secs(seconds) * slowness();
     loop {
         if let Some(found) = probe() {
             return found;

@@ -83,10 +83,11 @@ pub struct Join {
     pub unified: Option<OwnedFd>,
 }
 
-/// What a mount of type `cgroup` shows on a machine with version 1 hierarchies.
+/// What a mount of type `cgroup` shows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BindSources {
-    /// The name of each directory below `/sys/fs/cgroup` and the host path of the context's own group there.
+    /// The name of each directory below `/sys/fs/cgroup` and the host path of the context's own group there. On
+    /// version 2 there is one, and its name is empty: it is the mount itself.
     pub directories: Vec<(String, PathBuf)>,
     /// Links for controllers that share a hierarchy: name and target, such as `cpu` and `cpu,cpuacct`.
     pub links: Vec<(String, String)>,
@@ -180,10 +181,11 @@ impl Cgroup {
         Ok(join)
     }
 
-    /// What a mount of type `cgroup` binds on a version 1 or hybrid machine; empty on version 2.
+    /// What a mount of type `cgroup` binds.
     pub fn bind_sources(&self) -> BindSources {
         let mut sources = BindSources { directories: Vec::new(), links: Vec::new() };
-        if self.mode == Mode::V2 {
+        if let (Mode::V2, Some(dir)) = (self.mode, self.v2_dir()) {
+            sources.directories.push((String::new(), dir.into()));
             return sources;
         }
         for hierarchy in self.hierarchies() {
