@@ -31,7 +31,7 @@ fn main() -> ExitCode {
 fn generate(folder: &PathBuf) -> io::Result<()> {
     fs::create_dir_all(folder)?;
     // A manual names the version on one line; the lines for engines are for `--version` alone.
-    let mut command = args::Cli::command().version(env!("CARGO_PKG_VERSION"));
+    let mut command = args::Cli::command().version(env!("CARGO_PKG_VERSION")).disable_help_subcommand(true);
     for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
         generate_to(shell, &mut command, "vctx", folder)?;
     }

@@ -10,10 +10,11 @@ use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use nix::unistd::{AccessFlags, User, access, getuid};
 use serde::Serialize;
 
+use vctx_context::probe::{self, Unprivileged};
+
 use crate::args::{COMMIT, Global, InfoArgs, SPEC_VERSION};
 use crate::error::Error;
 use crate::output;
-use crate::probe::{self, Unprivileged};
 
 /// The oldest kernel that has every call vctx needs; mount_setattr came last.
 const OLDEST_KERNEL: (u32, u32) = (5, 12);
@@ -55,7 +56,7 @@ impl Info {
             spec_version: SPEC_VERSION,
             kernel: Kernel::look()?,
             cgroups: Cgroups::look()?,
-            unprivileged: probe::unprivileged()?,
+            unprivileged: probe::unprivileged().map_err(Error::Probe)?,
             sub_ids: SubIds::look(),
             seccomp_actions: words("/proc/sys/kernel/seccomp/actions_avail"),
             security_modules: words("/sys/kernel/security/lsm"),

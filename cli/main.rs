@@ -16,7 +16,6 @@ mod info;
 mod log;
 mod native;
 mod output;
-mod probe;
 mod run;
 mod run_args;
 mod show;
@@ -36,8 +35,14 @@ use error::Error;
 use log::Log;
 
 fn main() -> ExitCode {
+    let words: Vec<OsString> = std::env::args_os().collect();
+    // The verbs that put a child of ours before guests make sure of this themselves. Where the process has to start
+    // anew, it does so before it has read anything; a word that only looks like a verb costs one system call.
+    if words.iter().any(|word| word == "run" || word == "create" || word == "exec") {
+        let _ = vctx_context::exe::protect();
+    }
     let command = Cli::command();
-    let argv = argv::normalise(std::env::args_os().collect(), &command);
+    let argv = argv::normalise(words, &command);
     let failure = failure_code(&argv, &command);
     let cli = match command.try_get_matches_from(&argv).and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,

@@ -15,6 +15,7 @@ mod exec;
 mod filesystem;
 mod hooks;
 mod host_run;
+mod invariants;
 mod lifecycle;
 mod namespaces;
 mod process;
@@ -25,6 +26,7 @@ use harness::Need::{Program, Root, Vctx};
 
 fn main() {
     let mut suites = harness::Suites::new();
+    suites.add("invariants", &[], invariants::cases());
     suites.add("lifecycle", &[Root], lifecycle::cases());
     suites.add("refusals", &[Root], refusals::cases());
     suites.add("process", &[Root], process::cases());

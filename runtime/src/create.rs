@@ -9,7 +9,7 @@ use bumpalo::Bump;
 use oci_spec::runtime::{LinuxIdMapping, LinuxResources, Spec};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
 use rustix::process::{getegid, geteuid};
-use vctx_context::cgroup::{Cgroup, Layout, default_devices};
+use vctx_context::cgroup::{Cgroup, Join, Layout, default_devices};
 use vctx_context::child::handshake::{Order, Report};
 use vctx_context::child::plan::{Filter, Plan};
 use vctx_context::idmap::{Mappings, Range};
@@ -116,8 +116,10 @@ pub fn create(store: &Store, mut request: Request) -> Result<Created> {
     let console = request.console.take().map(Console::connect).transpose()?;
     let spec = &request.config.spec;
 
+    let (folder, lock) = store.reserve(&request.id)?;
+    // Declared after the lock, and so dropped before it: what is undone is undone while the id is still ours.
     let mut undo = Undo::default();
-    let (mut context, lock) = reserve(store, &request, &host, &mut undo)?;
+    let mut context = record(folder, &request, &host, &mut undo)?;
     let join = enter_cgroup(&mut context, spec, &mut undo)?;
     let listener = if request.start == Start::Wait { Some(listen_for_start(&context)?) } else { None };
 
@@ -132,8 +134,7 @@ pub fn create(store: &Store, mut request: Request) -> Result<Created> {
     let pid = child.pid;
     undo.push(Step::Kill(child));
 
-    let result = accompany(&request, &host, &mut context, &handshake, &plan, pid, &undo);
-    result?;
+    accompany(&request, &host, &mut context, &handshake, &plan, pid, &undo)?;
     write_pid_file(&request, pid, &mut undo)?;
     handshake.order(Order::Proceed).map_err(|error| explain(error, &plan))?;
     if request.start == Start::Now {
@@ -299,9 +300,8 @@ fn filter(store: &Store, spec: &Spec) -> Result<Option<seccomp::Filter>> {
     }
 }
 
-/// Takes the id and writes what is about to be made: a killed `create` can be cleaned up from this alone.
-fn reserve(store: &Store, request: &Request, host: &Host, undo: &mut Undo) -> Result<(Context, Lock)> {
-    let (folder, lock) = store.reserve(&request.id)?;
+/// Writes what is about to be made: a killed `create` can be cleaned up from this alone.
+fn record(folder: PathBuf, request: &Request, host: &Host, undo: &mut Undo) -> Result<Context> {
     undo.push(Step::RemoveFolder(folder.clone()));
     for own in &request.own {
         undo.push(Step::RemoveFolder(own.clone()));
@@ -334,7 +334,7 @@ fn reserve(store: &Store, request: &Request, host: &Host, undo: &mut Undo) -> Re
     let path = context.config_path();
     fs::write(&path, &request.config.bytes).map_err(Error::state("write", path))?;
     context.write()?;
-    Ok((context, lock))
+    Ok(context)
 }
 
 fn rootfs(request: &Request) -> PathBuf {
@@ -350,26 +350,18 @@ fn rootfs(request: &Request) -> PathBuf {
     }
 }
 
-/// What lets the child into its control groups.
-#[derive(Default)]
-struct Groups {
-    tasks: Vec<OwnedFd>,
-    unified: Option<OwnedFd>,
-}
-
-fn enter_cgroup(context: &mut Context, spec: &Spec, undo: &mut Undo) -> Result<Groups> {
-    let Some(cgroup) = context.state.cgroup.clone() else { return Ok(Groups::default()) };
+fn enter_cgroup(context: &mut Context, spec: &Spec, undo: &mut Undo) -> Result<Join> {
+    let Some(cgroup) = context.state.cgroup.clone() else { return Ok(Join::default()) };
     match cgroup.create() {
         Ok(_) => undo.push(Step::RemoveCgroup(cgroup.clone())),
         // An ordinary user without a delegated group can still have a context, only no limits.
         Err(error) if error.is_not_permitted() && !asks_for_limits(spec) => {
             context.state.cgroup = None;
-            return Ok(Groups::default());
+            return Ok(Join::default());
         }
         Err(error) => return Err(error.into()),
     }
-    let join = cgroup.join()?;
-    Ok(Groups { tasks: join.tasks, unified: join.unified })
+    Ok(cgroup.join()?)
 }
 
 /// Limits beside the rules for devices, which every engine writes and a user namespace makes moot.
@@ -400,6 +392,8 @@ fn only_devices(resources: Option<&LinuxResources>) -> LinuxResources {
 
 fn listen_for_start(context: &Context) -> Result<OwnedFd> {
     let path = context.start_path();
+    // The lock is ours, so a socket that lies here is a killed create's.
+    let _ = fs::remove_file(&path);
     let open = || -> std::result::Result<OwnedFd, rustix::io::Errno> {
         let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         match SocketAddrUnix::new(&path) {
@@ -420,7 +414,7 @@ fn facts<'a>(
     host: &'a Host,
     cgroup: Option<&Cgroup>,
     filter: &'a Option<seccomp::Filter>,
-    groups: &'a Groups,
+    groups: &'a Join,
     start: Option<&'a OwnedFd>,
 ) -> Result<Facts<'a>> {
     let spec = &request.config.spec;

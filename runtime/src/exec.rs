@@ -1,6 +1,6 @@
 //! `exec`: one more process in a context that runs.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 
 use bumpalo::Bump;
@@ -10,7 +10,7 @@ use vctx_context::child::handshake::{Order, Report};
 use vctx_context::child::plan::{Filter, Join, Plan, Scene};
 use vctx_context::namespace::Kind;
 use vctx_context::spawn::{self, Birth, Child};
-use vctx_context::{exe, procfs, seccomp};
+use vctx_context::{cgroup, exe, procfs, seccomp};
 
 use crate::config::Config;
 use crate::create::{Console, match_terminal};
@@ -157,18 +157,11 @@ fn running(context: &Context, ignore_paused: bool) -> Result<crate::state::Alive
     }
 }
 
-#[derive(Default)]
-struct Groups {
-    tasks: Vec<OwnedFd>,
-    unified: Option<OwnedFd>,
-}
-
 /// The group that the caller names, else the one in which the first process is by now.
-fn groups(context: &Context, below: Option<&str>, first: i32) -> Result<Groups> {
-    let Some(cgroup) = &context.state.cgroup else { return Ok(Groups::default()) };
-    let join = match below {
-        Some(path) => cgroup.child(path)?.join()?,
-        None => cgroup.around(first)?.join()?,
-    };
-    Ok(Groups { tasks: join.tasks, unified: join.unified })
+fn groups(context: &Context, below: Option<&str>, first: i32) -> Result<cgroup::Join> {
+    let Some(cgroup) = &context.state.cgroup else { return Ok(cgroup::Join::default()) };
+    match below {
+        Some(path) => Ok(cgroup.child(path)?.join()?),
+        None => Ok(cgroup.around(first)?.join()?),
+    }
 }

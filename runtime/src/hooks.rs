@@ -4,8 +4,9 @@
 //! and the state on standard input.
 
 use std::fs::File;
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Seek, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -133,7 +134,8 @@ fn one(
     inside: Option<(BorrowedFd<'_>, &[Kind])>,
 ) -> Result<()> {
     let fail = |source| Error::RunHook { point: point.name(), path: hook.path().clone(), source };
-    let mut child = command(hook, context, state, inside)
+    let words = words().map_err(fail)?;
+    let mut child = command(hook, context, state, inside, &words)
         .and_then(|mut command| match inside {
             // The root is the context's by now, and so must the process ids be that its procfs shows.
             Some((process, kinds)) if point == Point::StartContainer && kinds.contains(&Kind::Pid) => {
@@ -143,7 +145,6 @@ fn one(
         })
         .map_err(fail)?;
     let timeout = hook.timeout().and_then(|seconds| u64::try_from(seconds).ok()).map(Duration::from_secs);
-    let mut words = child.stderr.take();
     let in_time = wait(child.id(), timeout).map_err(fail)?;
     if !in_time {
         child.kill().map_err(fail)?;
@@ -152,11 +153,9 @@ fn one(
     let how = match (in_time, status.success()) {
         (true, true) => return Ok(()),
         (true, false) => {
-            let mut text = Vec::new();
-            if let Some(words) = words.take() {
-                let _ = words.take(4096).read_to_end(&mut text);
-            }
-            format!("failed with {status}: {}", String::from_utf8_lossy(&text).trim())
+            let mut text = [0; 4096];
+            let length = words.read_at(&mut text, 0).unwrap_or(0);
+            format!("failed with {status}: {}", String::from_utf8_lossy(&text[..length]).trim())
         }
         (false, _) => format!("did not end within {} s", hook.timeout().unwrap_or(0)),
     };
@@ -168,6 +167,7 @@ fn command(
     context: &Context,
     state: &serde_json::Value,
     inside: Option<(BorrowedFd<'_>, &[Kind])>,
+    words: &File,
 ) -> io::Result<Command> {
     let mut command = Command::new(hook.path());
     if let Some((zeroth, rest)) = hook.args().as_deref().and_then(<[String]>::split_first) {
@@ -176,7 +176,7 @@ fn command(
     command.env_clear();
     command.envs(hook.env().iter().flatten().filter_map(|variable| variable.split_once('=')));
     command.current_dir(&context.state.bundle);
-    command.stdin(input(&serde_json::to_vec(state)?)?).stdout(Stdio::null()).stderr(Stdio::piped());
+    command.stdin(input(&serde_json::to_vec(state)?)?).stdout(Stdio::null()).stderr(words.try_clone()?);
     if let Some((process, kinds)) = inside {
         let flags =
             kinds.iter().filter(|kind| **kind != Kind::Pid).fold(0, |flags, kind| flags | kind.flag());
@@ -191,6 +191,11 @@ fn command(
         }
     }
     Ok(command)
+}
+
+/// A file for what a hook says. A pipe that nobody reads would stop it.
+fn words() -> io::Result<File> {
+    Ok(File::from(memfd_create("words", MemfdFlags::CLOEXEC)?))
 }
 
 /// Standard input that holds the state whole: no hook can make us wait by not reading it.

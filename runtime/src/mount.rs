@@ -98,7 +98,7 @@ pub(crate) fn options<'a>(texts: impl Iterator<Item = &'a str>) -> Options<'a> {
                 "tmpcopyup" => options.copy_up = true,
                 "idmap" => options.idmap = Some(false),
                 "ridmap" => options.idmap = Some(true),
-                "" | "defaults" | "loud" | "silent" | "async" | "nomand" | "noiversion" => {}
+                "" | "defaults" | "remount" | "loud" | "silent" | "async" | "nomand" | "noiversion" => {}
                 _ => options.data.push(match text.split_once('=') {
                     Some((key, value)) => (key, Some(value)),
                     None => (text, None),

@@ -7,8 +7,9 @@ use oci_spec::runtime::{Linux, LinuxNamespaceType, Process, Spec};
 
 use crate::{Error, Result};
 
-/// Longest text in a configuration that becomes an argument of a system call, in bytes (CVE-2021-43784).
-const TEXT: usize = 64 << 10;
+/// Longest text in a configuration, in bytes: the kernel takes no longer argument or variable (execve(2), "Limits on size
+/// of arguments and environment"), and lengths that overflow have been an attack (CVE-2021-43784).
+const TEXT: usize = (128 << 10) - 1;
 /// Longest path (limits.h, PATH_MAX), in bytes.
 const PATH: usize = 4096;
 /// Longest host or domain name (uts_namespaces(7)), in bytes.
@@ -378,11 +379,10 @@ fn paths(linux: &Linux) -> Result<()> {
 }
 
 fn text(field: &str, text: &str) -> Result<()> {
-    // The kernel takes 128 KiB for one argument; what is longer than half of that is an attack or a mistake.
-    if text.len() > 2 * TEXT - 1 {
+    if text.len() > TEXT {
         return Err(Error::invalid(
             field,
-            format!("holds a text of {} bytes, and the limit is {}", text.len(), 2 * TEXT - 1),
+            format!("holds a text of {} bytes, and the limit is {TEXT}", text.len()),
         ));
     }
     if text.contains('\0') {

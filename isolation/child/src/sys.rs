@@ -1,4 +1,4 @@
-//! System calls that rustix does not offer, one thin wrapper each. With the pointer work of [`crate::identity`]'s
+//! System calls that rustix does not offer, one thin wrapper each. With the pointer work of `process`'s
 //! environment this is the only module of the crate with `unsafe`.
 #![allow(unsafe_code, reason = "raw system calls")]
 

@@ -9,6 +9,7 @@ pub mod exe;
 pub mod idmap;
 pub mod namespace;
 pub mod passwd;
+pub mod probe;
 pub mod procfs;
 pub mod seccomp;
 pub mod spawn;

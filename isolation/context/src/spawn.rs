@@ -159,6 +159,11 @@ pub fn in_pid_namespace<T>(process: BorrowedFd<'_>, make: impl FnOnce() -> io::R
 }
 
 fn join(birth: &Birth<'_>) -> Result<(), Error> {
+    // A child that is born into a pid namespace with guests in it is seen by them from its first moment: it must not be
+    // traceable even then (CVE-2016-9962). It inherits this from us.
+    if birth.enter.is_some() || birth.join.iter().any(|one| one.kind == Kind::Pid) {
+        vctx_child::sys::shield().map_err(|error| Error::Join(Kind::Pid, error.into()))?;
+    }
     if let Some((target, flags)) = birth.enter {
         vctx_child::sys::setns(target, flags).map_err(|error| Error::Join(Kind::Pid, error.into()))?;
     }

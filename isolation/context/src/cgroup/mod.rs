@@ -72,8 +72,8 @@ enum Home<'a> {
     V2(&'a Path),
 }
 
-/// What a process needs to enter the group at its birth.
-#[derive(Debug)]
+/// What a process needs to enter the group at its birth. Without a group it is empty.
+#[derive(Debug, Default)]
 pub struct Join {
     /// The `tasks` file of each version 1 hierarchy, into which the child writes `0`. A task that moves itself through
     /// `tasks` spares the kernel the global thread-group lock, and so the RCU grace period that a write of a pid to

@@ -1,9 +1,7 @@
-//! Trying out what the kernel lets an ordinary user do, in a child that is thrown away; `info.rs` reports the result.
+//! Trying out what the kernel lets an ordinary user do, in a child that is thrown away; `vctx info` reports the result.
 //!
 //! The files that say what is allowed (sysctls, AppArmor, seccomp around a container) differ by distribution, so the
 //! thing itself is done: a user namespace, an id map, a tmpfs, an overlay on it.
-
-#![allow(unsafe_code, reason = "fork(2) and system calls that nix does not wrap with our features")]
 
 use std::ffi::CStr;
 use std::fs;
@@ -13,12 +11,10 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork, getegid, geteuid};
 use serde::Serialize;
 
-use crate::error::Error;
-
 /// How far an ordinary user comes; each step needs the ones before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) enum Unprivileged {
+pub enum Unprivileged {
     /// No user namespace.
     Nothing,
     /// A user namespace, but ids cannot be mapped in it.
@@ -34,17 +30,21 @@ pub(crate) enum Unprivileged {
 /// The user `nobody`, whom root becomes for the trial.
 const NOBODY: u32 = 65534;
 
-/// Try it in a child; root becomes nobody there first, so that the answer is about ordinary users.
-pub(crate) fn unprivileged() -> Result<Unprivileged, Error> {
+/// Tries it in a child; root becomes nobody there first, so that the answer is about ordinary users.
+///
+/// # Errors
+///
+/// As fork(2) and waitpid(2).
+pub fn unprivileged() -> io::Result<Unprivileged> {
     // SAFETY: the program has one thread, so the child may use everything; it ends in `_exit` and never returns here.
-    match unsafe { fork() }.map_err(|errno| Error::Probe(errno.into()))? {
+    match unsafe { fork() }? {
         ForkResult::Child => {
             let reached = attempt();
             // SAFETY: ends the child without running the parent's exit handlers a second time.
             unsafe { libc::_exit(reached as libc::c_int) }
         }
         ForkResult::Parent { child } => {
-            match waitpid(child, None).map_err(|errno| Error::Probe(errno.into()))? {
+            match waitpid(child, None)? {
                 WaitStatus::Exited(_, 1) => Ok(Unprivileged::Namespace),
                 WaitStatus::Exited(_, 2) => Ok(Unprivileged::Mapping),
                 WaitStatus::Exited(_, 3) => Ok(Unprivileged::Tmpfs),
@@ -107,7 +107,8 @@ fn mount(kind: &CStr, target: &CStr, options: &CStr) -> io::Result<()> {
 }
 
 /// Whether the kernel has a system call: called with arguments that it must refuse, it says anything but ENOSYS.
-pub(crate) fn has_syscall(number: libc::c_long) -> bool {
+#[must_use]
+pub fn has_syscall(number: libc::c_long) -> bool {
     // SAFETY: descriptor -1, null pointers and sizes of 0 are refused by every call that is asked about, without effect.
     let result = unsafe { libc::syscall(number, -1, 0, 0, 0, 0, 0) };
     result != -1 || io::Error::last_os_error().raw_os_error() != Some(libc::ENOSYS)

@@ -1,0 +1,221 @@
+//! The invariants of ARCHITECTURE.md that the source itself can be asked for. They read files and run nothing, so they
+//! need no root and hold for every runtime under test.
+
+use crate::harness::{Case, case};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+pub fn cases() -> Vec<Case> {
+    vec![
+        case!(only_the_command_prints),
+        case!(networks_and_storage_know_neither_oci_nor_each_other),
+        case!(dependencies_point_downward),
+        case!(validation_and_planning_make_no_system_call),
+        case!(the_child_has_no_allocator),
+        case!(guest_paths_are_resolved_in_one_place),
+        case!(namespace_flags_are_named_below_the_runtime_only),
+        case!(unsafe_code_is_in_named_modules_only),
+        case!(every_file_opens_with_its_job),
+        case!(files_stay_readable_in_one_sitting),
+        case!(nothing_is_left_to_be_done),
+    ]
+}
+
+/// The folders of the program's own code; the tests are not among them.
+const CODE: [&str; 5] = ["cli", "runtime", "isolation", "netns", "storage"];
+
+/// Where `unsafe` may be written. A module comes here with a reason, and goes when it can do without.
+const UNSAFE: [&str; 10] = [
+    "cli/supervise.rs",                        // prctl(2), ioctl(2) of terminals
+    "isolation/child/src/sys.rs",              // all raw system calls of the child
+    "isolation/context/src/cgroup/procs.rs",   // a signal's number becomes a signal
+    "isolation/context/src/cgroup/program.rs", // bpf(2)
+    "isolation/context/src/exe.rs",            // execveat(2)
+    "isolation/context/src/namespace.rs",      // ioctl(2) of namespaces
+    "isolation/context/src/probe.rs",          // fork(2), and calls that are tried out
+    "isolation/context/src/seccomp/mod.rs",    // seccomp(2) asked for what it can do
+    "isolation/context/src/spawn.rs",          // clone3(2)
+    "runtime/src/hooks.rs",                    // between fork(2) and execve(2) of a hook
+];
+
+/// Files that are one list or one translation, and longer than others: (file, code lines it may have).
+const LONG: [(&str, usize); 2] = [
+    ("runtime/src/create.rs", 450), // the step list
+    ("runtime/src/plan.rs", 600),   // the specification, field by field
+];
+
+/// Code lines of any other file.
+const CODE_LINES: usize = 400;
+
+struct Source {
+    /// Relative to the repository.
+    path: String,
+    text: String,
+}
+
+impl Source {
+    /// The lines that are code, with their numbers: no comment lines, and nothing of a test module at the end.
+    fn code(&self) -> impl Iterator<Item = (usize, &str)> {
+        let own = self.text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+        let lines = own.lines().enumerate().map(|(index, line)| (index + 1, line));
+        lines.filter(|(_, line)| !line.trim().is_empty() && !line.trim_start().starts_with("//"))
+    }
+
+    fn is_test(&self) -> bool {
+        self.path.contains("/tests/") || self.path.ends_with("tests.rs")
+    }
+
+    /// `path:line` of each code line in which one of the words stands.
+    fn places(&self, words: &[&str]) -> Vec<String> {
+        let found = |line: &str| words.iter().any(|word| line.contains(word));
+        self.code().filter(|(_, line)| found(line)).map(|(at, _)| format!("{}:{at}", self.path)).collect()
+    }
+}
+
+fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(repository().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// All Rust files below the folders.
+fn sources(folders: &[&str]) -> Vec<Source> {
+    let mut files = Vec::new();
+    folders.iter().for_each(|folder| collect(&repository().join(folder), &mut files));
+    assert!(!files.is_empty(), "no Rust file below {folders:?}");
+    files.sort();
+    let name = |file: &PathBuf| file.strip_prefix(repository()).unwrap().to_str().unwrap().to_string();
+    files.iter().map(|file| Source { path: name(file), text: fs::read_to_string(file).unwrap() }).collect()
+}
+
+fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display())) {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            collect(&path, files);
+        } else if path.extension().is_some_and(|ending| ending == "rs") {
+            files.push(path);
+        }
+    }
+}
+
+#[track_caller]
+fn assert_none(what: &str, places: &[String]) {
+    assert!(places.is_empty(), "{what}: {}", places.join(", "));
+}
+
+/// The places of the words in what is not test code.
+fn places(folders: &[&str], words: &[&str]) -> Vec<String> {
+    let files = sources(folders).into_iter().filter(|source| !source.is_test());
+    files.flat_map(|source| source.places(words)).collect()
+}
+
+/// The names below `[dependencies]` of a crate.
+fn dependencies(folder: &str) -> Vec<String> {
+    let manifest = read(&format!("{folder}/Cargo.toml"));
+    let section = manifest.lines().skip_while(|line| *line != "[dependencies]").skip(1);
+    let names = section.take_while(|line| !line.starts_with('[')).filter(|line| !line.trim().is_empty());
+    names.map(|line| line.split(['.', ' ', '=']).next().unwrap().to_string()).collect()
+}
+
+fn only_the_command_prints() {
+    let words = ["print!(", "println!(", "dbg!(", "stdout()", "stderr()"];
+    assert_none("a library prints", &places(&CODE[1..], &words));
+}
+
+fn networks_and_storage_know_neither_oci_nor_each_other() {
+    for (folder, other) in [("netns", "vctx-storage"), ("storage", "vctx-netns")] {
+        let known = dependencies(folder);
+        for stranger in ["oci-spec", "vctx-runtime", "vctx-context", "vctx-child", other] {
+            assert!(!known.iter().any(|name| name == stranger), "{folder} depends on {stranger}");
+        }
+    }
+}
+
+fn dependencies_point_downward() {
+    let own = |folder| dependencies(folder).into_iter().filter(|name| name.starts_with("vctx-"));
+    assert_eq!(own("runtime").collect::<Vec<_>>(), ["vctx-child", "vctx-context"]);
+    assert_eq!(own("isolation/context").collect::<Vec<_>>(), ["vctx-child"]);
+    assert_eq!(own("isolation/child").count(), 0);
+    assert_eq!(dependencies("isolation/child"), ["libc", "rustix"]);
+}
+
+fn validation_and_planning_make_no_system_call() {
+    // Constants and types of these crates are allowed; what follows is how one asks the system for something.
+    let words = [
+        "std::fs",
+        "std::env",
+        "std::process",
+        "std::net",
+        "std::time",
+        "rustix::",
+        "nix::",
+        "libc::syscall",
+        "unsafe",
+        "canonicalize(",
+        ".exists(",
+        ".is_file(",
+        ".is_dir(",
+        ".metadata(",
+        "symlink_metadata(",
+        "read_link(",
+        "read_dir(",
+        "File::",
+        "procfs::",
+    ];
+    for path in ["runtime/src/validate.rs", "runtime/src/plan.rs", "runtime/src/mount.rs"] {
+        let source = Source { path: path.into(), text: read(path) };
+        assert!(source.code().count() > 0, "{path} is empty");
+        assert_none("asks the system", &source.places(&words));
+    }
+}
+
+fn the_child_has_no_allocator() {
+    let lib = read("isolation/child/src/lib.rs");
+    assert!(lib.lines().any(|line| line == "#![no_std]"), "the child crate is no longer no_std");
+    let words = ["extern crate", "std::", "alloc::"];
+    assert_none("the child reaches for std or alloc", &places(&["isolation/child"], &words));
+}
+
+fn guest_paths_are_resolved_in_one_place() {
+    let users = places(&CODE, &["openat2(", "SYS_openat2,"]);
+    let elsewhere: Vec<_> =
+        users.into_iter().filter(|place| !place.starts_with("isolation/child/src/resolve.rs:")).collect();
+    assert_none("openat2 is called elsewhere", &elsewhere);
+}
+
+fn namespace_flags_are_named_below_the_runtime_only() {
+    let named = places(&["cli", "runtime", "storage", "netns"], &["CLONE_NEW", "CloneFlags"]);
+    assert_none("a namespace flag is named", &named);
+}
+
+fn unsafe_code_is_in_named_modules_only() {
+    let words = ["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern", "unsafe trait"];
+    let files = sources(&CODE).into_iter().filter(|source| !source.is_test());
+    let found: Vec<String> =
+        files.filter(|source| !source.places(&words).is_empty()).map(|source| source.path).collect();
+    assert_eq!(found, UNSAFE, "left: where unsafe code is; right: where it may be");
+}
+
+fn every_file_opens_with_its_job() {
+    for source in sources(&CODE).into_iter().chain(sources(&["tests"])) {
+        let first = source.text.lines().next().unwrap_or_default();
+        let job = first.strip_prefix("//! ").unwrap_or_default();
+        assert!(job.len() >= 10, "{} opens with {first:?}, and not with its job", source.path);
+    }
+}
+
+fn files_stay_readable_in_one_sitting() {
+    for source in sources(&CODE).into_iter().chain(sources(&["tests"])) {
+        let own = LONG.iter().find(|(path, _)| *path == source.path).map(|(_, lines)| *lines);
+        let (lines, limit) = (source.code().count(), own.unwrap_or(CODE_LINES));
+        assert!(lines <= limit, "{} has {lines} lines of code, and may have {limit}", source.path);
+    }
+}
+
+fn nothing_is_left_to_be_done() {
+    let words = ["todo!(", "unimplemented!("];
+    assert_none("unfinished", &places(&CODE, &words));
+}
