@@ -21,18 +21,24 @@ mod namespaces;
 mod process;
 mod refusals;
 mod seccomp;
+mod systemd;
 
-use harness::Need::{Program, Root, Vctx};
+use harness::Need::{Path, Program, Root, Vctx};
 
 fn main() {
     let mut suites = harness::Suites::new();
-    suites.add("invariants", &[], invariants::cases());
+    suites.add(
+        "invariants",
+        &[Path(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"))],
+        invariants::cases(),
+    );
     suites.add("lifecycle", &[Root], lifecycle::cases());
     suites.add("refusals", &[Root], refusals::cases());
     suites.add("process", &[Root], process::cases());
     suites.add("filesystem", &[Root], filesystem::cases());
     suites.add("namespaces", &[Root], namespaces::cases());
     suites.add("cgroups", &[Root], cgroups::cases());
+    suites.add("systemd", &[Root], systemd::cases());
     suites.add("exec", &[Root], exec::cases());
     suites.add("hooks", &[Root], hooks::cases());
     suites.add("seccomp", &[Root], seccomp::cases());

@@ -32,8 +32,10 @@ pub enum Need {
     Vctx,
     /// A program in `PATH` (or in an `sbin`).
     Program(&'static str),
-    /// A file or folder of this machine's kernel.
+    /// A file or folder of this machine's kernel or init.
     Path(&'static str),
+    /// A machine without this file or folder.
+    NoPath(&'static str),
 }
 
 impl Need {
@@ -42,7 +44,8 @@ impl Need {
             Need::Root if !nix::unistd::geteuid().is_root() => Some("needs root".into()),
             Need::Vctx if peer() != "vctx" => Some(format!("vctx only, and {} is under test", peer())),
             Need::Program(name) if which(name).is_none() => Some(format!("needs the program {name}")),
-            Need::Path(path) if !Path::new(path).exists() => Some(format!("this kernel has no {path}")),
+            Need::Path(path) if !Path::new(path).exists() => Some(format!("this machine has no {path}")),
+            Need::NoPath(path) if Path::new(path).exists() => Some(format!("this machine has {path}")),
             _ => None,
         }
     }

@@ -4,8 +4,8 @@
 //! first directory exists), [`Cgroup::create`], [`Cgroup::apply`], [`Cgroup::join`] handed to the clone; later
 //! [`Cgroup::stats`], [`Cgroup::freeze`], [`Cgroup::kill_all`]; at the end [`Cgroup::remove`].
 //!
-//! Only `plan` decides where a group lives; all else works from the directories it chose. A second driver (systemd's)
-//! needs another way to plan and create and shares the rest.
+//! Only `plan` decides where a group lives; all else works from the directories it chose. The second driver, `systemd`,
+//! has its own way to plan ([`Cgroup::plan_scope`]), create and remove, and shares the rest.
 
 mod devices;
 mod error;
@@ -18,6 +18,7 @@ mod oom;
 mod procs;
 mod program;
 mod stats;
+mod systemd;
 mod tree;
 mod v1;
 mod v2;
@@ -52,6 +53,9 @@ pub struct Cgroup {
     /// The parent directory is vctx's own and goes with its last child.
     #[serde(default)]
     own_parent: bool,
+    /// The group is a scope of systemd's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    scope: Option<systemd::Scope>,
 }
 
 /// The group's directory in one hierarchy.
@@ -118,6 +122,7 @@ impl Cgroup {
             v1: layout.v1.iter().map(place).collect(),
             v2: layout.v2.as_ref().map(place),
             own_parent: cgroups_path.is_none_or(str::is_empty),
+            scope: None,
         })
     }
 
@@ -126,7 +131,7 @@ impl Cgroup {
         let relative = path.trim_start_matches('/');
         check(Path::new(relative))?;
         let mut child = self.clone();
-        child.own_parent = false;
+        (child.own_parent, child.scope) = (false, None);
         for hierarchy in child.v1.iter_mut().chain(&mut child.v2) {
             hierarchy.dir.push(relative);
         }
@@ -139,7 +144,7 @@ impl Cgroup {
     pub fn around(&self, pid: i32) -> Result<Cgroup, Error> {
         let membership = file::read(Path::new(&format!("/proc/{pid}/cgroup")))?;
         let mut group = self.clone();
-        group.own_parent = false;
+        (group.own_parent, group.scope) = (false, None);
         for hierarchy in group.v1.iter_mut().chain(&mut group.v2) {
             let path = layout::path_of(&membership, &hierarchy.controllers);
             let inside = path.map(|path| hierarchy.point.join(path.trim_start_matches('/')));

@@ -67,6 +67,39 @@ pub(super) struct Refusal {
     pub(super) text: String,
 }
 
+/// A call as it goes over the line.
+fn message<T>(
+    serial: u32,
+    (destination, path, interface): (&str, &str, &str),
+    member: &str,
+    arguments: &T,
+) -> zvariant::Result<Vec<u8>>
+where
+    T: Serialize + DynamicType,
+{
+    let body = zvariant::to_bytes(Context::new_dbus(LE, 0), arguments)?;
+    let fields = vec![
+        (PATH, Value::from(ObjectPath::try_from(path)?)),
+        (INTERFACE, Value::from(interface)),
+        (MEMBER, Value::from(member)),
+        (DESTINATION, Value::from(destination)),
+    ];
+    let header: Header = (b'l', CALL, 0, 1, body.len() as u32, serial, fields);
+    let mut message = zvariant::to_bytes(Context::new_dbus(LE, 0), &header)?.to_vec();
+    let signature = arguments.signature().to_string_no_parens();
+    if !signature.is_empty() {
+        // As a value it would be that of one structure; a call has several arguments.
+        message.resize(message.len().next_multiple_of(8), 0);
+        message.extend([SIGNATURE, 1, b'g', 0, signature.len() as u8]);
+        message.extend(signature.bytes().chain([0]));
+        let length = message.len() as u32 - 16;
+        message[12..16].copy_from_slice(&length.to_le_bytes());
+    }
+    message.resize(message.len().next_multiple_of(8), 0);
+    message.extend_from_slice(&body);
+    Ok(message)
+}
+
 impl Body {
     fn read<T: for<'de> Deserialize<'de> + Type>(&self) -> io::Result<T> {
         let data = Data::new(&self.0[..], Context::new_dbus(LE, 0));
@@ -171,23 +204,9 @@ impl Bus {
     where
         T: Serialize + DynamicType,
     {
-        let body = zvariant::to_bytes(Context::new_dbus(LE, 0), arguments).map_err(io::Error::other)?;
         self.serial += 1;
-        let mut fields = vec![
-            (PATH, Value::from(ObjectPath::try_from(path).map_err(io::Error::other)?)),
-            (INTERFACE, Value::from(interface)),
-            (MEMBER, Value::from(member)),
-            (DESTINATION, Value::from(destination)),
-        ];
-        let signature = arguments.signature();
-        if signature.string_len() > 0 {
-            fields.push((SIGNATURE, Value::from(signature)));
-        }
-        let header: Header = (b'l', CALL, 0, 1, body.len() as u32, self.serial, fields);
-        let header = zvariant::to_bytes(Context::new_dbus(LE, 0), &header).map_err(io::Error::other)?;
-        let mut message = header.to_vec();
-        message.resize(message.len().next_multiple_of(8), 0);
-        message.extend_from_slice(&body);
+        let message = message(self.serial, (destination, path, interface), member, arguments)
+            .map_err(io::Error::other)?;
         self.stream.write_all(&message)?;
         loop {
             let message = self.receive()?;
