@@ -206,9 +206,9 @@ fn a_context_can_be_made_again_under_its_name_at_once() {
 
 fn stopping_the_scope_ends_the_context() {
     let mut context = scoped();
-    context.args(&["sh", "-c", "trap 'exit 0' TERM; sleep 1000 & wait"]);
+    context.args(&["sh", "-c", "trap 'exit 0' TERM; echo ready; sleep 1000 & wait"]);
     context.launch();
-    crate::harness::eventually("sleep runs", 20, || (context.exec_sh("pgrep sleep").code == 0).then_some(()));
+    crate::harness::eventually("the trap is set", 20, || context.output().contains("ready").then_some(()));
     systemctl(&["stop", &unit(&context)]);
     context.wait_stopped();
     context.delete().ok();
