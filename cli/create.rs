@@ -48,6 +48,7 @@ pub(crate) fn of_bundle(
         no_keyring: handles.no_new_keyring,
         cgroups: cgroups(global),
         own: Vec::new(),
+        folders: Vec::new(),
     })
 }
 

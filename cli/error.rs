@@ -10,6 +10,12 @@ pub(crate) enum Error {
     /// What the runtime says.
     #[error(transparent)]
     Runtime(#[from] vctx_runtime::Error),
+    /// The options of the native `run`.
+    #[error(transparent)]
+    Native(#[from] crate::native::NativeError),
+    /// What its root is made of.
+    #[error(transparent)]
+    Storage(#[from] vctx_storage::Error),
     #[error("cannot find the bundle {}; give its folder with --bundle", path.display())]
     Bundle { path: PathBuf, source: io::Error },
     #[error("cannot send the pidfd to {}", path.display())]

@@ -142,33 +142,6 @@ impl FromStr for DeviceSpec {
     }
 }
 
-/// The network that a guest sees.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Net {
-    /// A namespace of its own with loopback only.
-    None,
-    /// The host's.
-    Host,
-    /// The namespace behind a path, such as `/run/netns/blue`.
-    Path(PathBuf),
-    /// That of another context.
-    Container(String),
-}
-
-impl FromStr for Net {
-    type Err = ValueError;
-
-    fn from_str(text: &str) -> Result<Self, ValueError> {
-        match text.split_once(':') {
-            None if text == "none" => Ok(Net::None),
-            None if text == "host" => Ok(Net::Host),
-            Some(("ns", path)) if path.starts_with('/') => Ok(Net::Path(PathBuf::from(path))),
-            Some(("container", id)) if !id.is_empty() => Ok(Net::Container(id.to_owned())),
-            _ => Err(ValueError::Net),
-        }
-    }
-}
-
 /// A range of user or group ids of the guest and where it lies on the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct IdMap {

@@ -60,17 +60,6 @@ fn devices_are_one_to_three_fields() {
 }
 
 #[test]
-fn networks_are_four() {
-    assert_eq!("none".parse(), Ok(Net::None));
-    assert_eq!("host".parse(), Ok(Net::Host));
-    assert_eq!("ns:/run/netns/x".parse(), Ok(Net::Path("/run/netns/x".into())));
-    assert_eq!("container:web".parse(), Ok(Net::Container("web".to_owned())));
-    for text in ["", "bridge", "ns:", "ns:relative", "container:"] {
-        assert_eq!(text.parse::<Net>(), Err(ValueError::Net), "{text}");
-    }
-}
-
-#[test]
 fn id_ranges_do_not_wrap() {
     let map = |users, groups| Ok(IdMap { users, groups, container: 0, host: 100_000, size: 65536 });
     assert_eq!("0:100000:65536".parse(), map(true, true));

@@ -7,11 +7,10 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use vctx_netns::Network;
 
 use crate::args::Handles;
-use crate::grants::{
-    self, DeviceSpec, IdMap, IoMax, MountSpec, Net, Seccomp, SecurityOpt, Share, TimeOffset,
-};
+use crate::grants::{self, DeviceSpec, IdMap, IoMax, MountSpec, Seccomp, SecurityOpt, Share, TimeOffset};
 use crate::values::{self, Cpus, EnvVar, KeyValue, Rlimit, Size, User};
 
 #[derive(Debug, Args)]
@@ -176,7 +175,7 @@ pub(crate) struct Mounts {
     pub(crate) device: Vec<DeviceSpec>,
     /// Network: none (loopback only), host, ns:PATH or container:ID.
     #[arg(long, visible_alias = "network", value_name = "NET", default_value = "none")]
-    pub(crate) net: Net,
+    pub(crate) net: Network,
 }
 
 /// What the guest may do.

@@ -50,8 +50,6 @@ pub(crate) enum ValueError {
     Mount(&'static str),
     #[error("expected SOURCE[:TARGET[:rwm]], both absolute")]
     Device,
-    #[error("expected none, host, ns:PATH or container:ID")]
-    Net,
     #[error(
         "expected seccomp=FILE|unconfined, no-new-privileges[:true|false], apparmor=PROFILE or label=LABEL"
     )]

@@ -7,6 +7,7 @@
 
 mod harness;
 
+mod attacks;
 mod cgroups;
 mod engine_containerd;
 mod engine_docker;
@@ -15,9 +16,11 @@ mod exec;
 mod filesystem;
 mod hooks;
 mod host_run;
+mod idmapped;
 mod invariants;
 mod lifecycle;
 mod namespaces;
+mod net_devices;
 mod process;
 mod refusals;
 mod seccomp;
@@ -26,6 +29,9 @@ mod systemd;
 use harness::Need::{Path, Program, Root, Vctx};
 
 fn main() {
+    if attacks::guest::main().is_some() {
+        return;
+    }
     let mut suites = harness::Suites::new();
     suites.add(
         "invariants",
@@ -36,12 +42,15 @@ fn main() {
     suites.add("refusals", &[Root], refusals::cases());
     suites.add("process", &[Root], process::cases());
     suites.add("filesystem", &[Root], filesystem::cases());
+    suites.add("idmapped", &[Root], idmapped::cases());
     suites.add("namespaces", &[Root], namespaces::cases());
+    suites.add("net_devices", &[Root], net_devices::cases());
     suites.add("cgroups", &[Root], cgroups::cases());
     suites.add("systemd", &[Root], systemd::cases());
     suites.add("exec", &[Root], exec::cases());
     suites.add("hooks", &[Root], hooks::cases());
     suites.add("seccomp", &[Root], seccomp::cases());
+    suites.add("attacks", &[Root], attacks::cases());
     suites.add("host_run", &[Vctx], host_run::cases());
     suites.add("podman", &[Root, Program("podman"), Program("conmon")], engine_podman::cases());
     suites.add("containerd", &[Root, Program("containerd"), Program("ctr")], engine_containerd::cases());

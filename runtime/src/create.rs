@@ -16,6 +16,7 @@ use vctx_context::idmap::{Mappings, Range};
 use vctx_context::namespace::{Joined, Kind};
 use vctx_context::spawn::{self, Birth, Child, Handshake};
 use vctx_context::{exe, procfs, seccomp, terminal};
+use vctx_netns::device;
 
 use crate::config::Config;
 use crate::failure::explain;
@@ -23,7 +24,7 @@ use crate::hooks::{self, Point};
 use crate::plan::{Facts, RootFs};
 use crate::state::{Context, Lock, State, Store, check_id};
 use crate::undo::{Step, Undo};
-use crate::{Error, Result};
+use crate::{Error, Result, idmapped};
 
 /// What is to be created.
 #[derive(Debug)]
@@ -52,6 +53,8 @@ pub struct Request {
     pub cgroups: Cgroups,
     /// Folders that go with the context.
     pub own: Vec<PathBuf>,
+    /// Folders that are made for it, below those, with their permission bits.
+    pub folders: Vec<(PathBuf, u32)>,
 }
 
 /// Who takes the master of a terminal.
@@ -112,6 +115,7 @@ pub struct Created {
 pub fn create(store: &Store, mut request: Request) -> Result<Created> {
     check_id(&request.id)?;
     crate::validate::validate(&request.config.spec)?;
+    crate::kernel::supports(&request.config.spec)?;
     let host = Host::look(&request)?;
     protect(&host)?;
     let filter = filter(store, &request.config.spec)?;
@@ -125,10 +129,12 @@ pub fn create(store: &Store, mut request: Request) -> Result<Created> {
     let (join, holder) = enter_cgroup(&mut context, spec, &mut undo)?;
     let listener = if request.start == Start::Wait { Some(listen_for_start(&context)?) } else { None };
 
+    let idmapped = idmapped::trees(spec, &host)?;
     let arena = Bump::new();
     let cgroup = context.state.cgroup.as_ref();
     let mut facts = facts(&request, &host, cgroup, &filter, &join, listener.as_ref())?;
     facts.console = take_terminal(spec, console.as_ref())?;
+    facts.idmaps = idmapped.iter().map(|(index, tree)| (*index, tree.as_fd())).collect();
     facts.close.push(lock.folder());
     let plan = crate::plan::new_context(&arena, spec, &facts)?;
     let (child, handshake) =
@@ -137,16 +143,66 @@ pub fn create(store: &Store, mut request: Request) -> Result<Created> {
     undo.push(Step::Kill(child));
     drop(holder);
 
-    accompany(&request, &host, &mut context, &handshake, &plan, pid, &undo)?;
+    if let Err(error) = accompany(&request, &host, &mut context, &handshake, &plan, pid, &mut undo) {
+        return Err(abandon(spec, &context, undo, error));
+    }
     write_pid_file(&request, pid, &mut undo)?;
-    handshake.order(Order::Proceed).map_err(|error| explain(error, &plan))?;
-    if request.start == Start::Now {
-        let listener = handshake.executed().map_err(|error| explain(error, &plan))?;
-        hand_over_listener(spec, listener, &context, pid)?;
-        hooks::run_all(spec, Point::Poststart, &context, pid, None);
+    if let Err(error) = let_go(&request, &context, &handshake, &plan, pid) {
+        return Err(abandon(spec, &context, undo, error));
     }
     let child = undo.keep().ok_or(Error::Spawn(spawn::Error::Died))?;
     Ok(Created { context, child, lock })
+}
+
+/// From here the child lives without us; when it is to run at once, we see it do so.
+fn let_go(
+    request: &Request,
+    context: &Context,
+    handshake: &Handshake,
+    plan: &Plan<'_>,
+    pid: i32,
+) -> Result<()> {
+    let spec = &request.config.spec;
+    handshake.order(Order::Proceed).map_err(|error| explain(error, plan))?;
+    if request.start == Start::Wait {
+        return Ok(());
+    }
+    while let Some(listener) = handshake.executed().map_err(|error| explain(error, plan))? {
+        hand_over(spec, &listener, context, pid)?;
+    }
+    hooks::run(spec, Point::Poststart, context, pid, None)
+}
+
+/// A start that the memory limit has made fail says so.
+fn blame_memory(error: Error, spec: &Spec, context: &Context) -> Error {
+    let out_of_memory = match &error {
+        Error::Spawn(spawn::Error::Died) => {
+            context.state.cgroup.as_ref().is_some_and(|cgroup| cgroup.oom_kills().unwrap_or(0) > 0)
+        }
+        Error::Step { source, .. } => source.raw_os_error() == Some(libc::ENOMEM),
+        Error::Cgroup(error) => error.is_below_use("memory."),
+        _ => false,
+    };
+    let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+    let limit = resources.and_then(|resources| resources.memory().as_ref()?.limit());
+    match limit.filter(|limit| out_of_memory && *limit > 0) {
+        Some(limit) => Error::invalid(
+            "linux.resources.memory.limit",
+            format!("is {limit} bytes, which is too low for a start; 8 MiB is enough for most"),
+        ),
+        None => error,
+    }
+}
+
+/// Undoes a `create` that has begun to run hooks: the specification wants those of the stop then ("Lifecycle", 12 and 13).
+fn abandon(spec: &Spec, context: &Context, undo: Undo, error: Error) -> Error {
+    let error = blame_memory(error, spec, context);
+    drop(undo);
+    if matches!(error, Error::Hook { .. } | Error::RunHook { .. }) {
+        // One error is told: the one that has led here.
+        let _ = hooks::poststop(spec, context);
+    }
+    error
 }
 
 /// What the parent does while the child sets itself up, up to the point where it can live alone.
@@ -157,7 +213,7 @@ fn accompany(
     handshake: &Handshake,
     plan: &Plan<'_>,
     pid: i32,
-    undo: &Undo,
+    undo: &mut Undo,
 ) -> Result<()> {
     let spec = &request.config.spec;
     // While the child mounts, its limits are written: they hold before the first instruction of the guest.
@@ -171,6 +227,7 @@ fn accompany(
         mappings.write(pid, host.privileged)?;
         handshake.order(Order::Mapped).map_err(|error| explain(error, plan))?;
     }
+    move_devices(spec, host, pid, undo)?;
     if hooks::gate(spec) {
         handshake.expect(&[Report::Gate]).map_err(|error| explain(error, plan))?;
         let child = undo.child().ok_or(Error::Spawn(spawn::Error::Died))?;
@@ -195,14 +252,34 @@ fn accompany(
     context.write()
 }
 
+/// Moves the network devices that the configuration names into the context. At its end the kernel takes care of them.
+fn move_devices(spec: &Spec, host: &Host, pid: i32, undo: &mut Undo) -> Result<()> {
+    let devices = crate::plan::net_devices(spec);
+    if devices.is_empty() {
+        return Ok(());
+    }
+    let own;
+    let namespace = match host.joined.iter().find(|one| one.kind == Kind::Network) {
+        Some(joined) => joined.as_fd(),
+        None => {
+            own = Joined::open(Kind::Network, format!("/proc/{pid}/ns/net").as_ref())?;
+            own.as_fd()
+        }
+    };
+    for device in devices {
+        undo.push(Step::ReturnDevice(device::move_into(&device, namespace)?));
+    }
+    Ok(())
+}
+
 /// What has to be known of the machine and of ourselves before anything is done.
-struct Host {
+pub(crate) struct Host {
     proc: OwnedFd,
-    privileged: bool,
+    pub(crate) privileged: bool,
     kinds: Vec<(Kind, Option<PathBuf>)>,
-    joined: Vec<Joined>,
+    pub(crate) joined: Vec<Joined>,
     /// Mappings that we write for a new user namespace.
-    mappings: Option<Mappings>,
+    pub(crate) mappings: Option<Mappings>,
     cgroup: Option<Cgroup>,
 }
 
@@ -273,20 +350,23 @@ impl Host {
     }
 }
 
-fn mappings(spec: &Spec) -> Mappings {
-    let ranges = |list: Option<&Vec<LinuxIdMapping>>| {
-        let range = |one: &LinuxIdMapping| Range {
-            inside: one.container_id(),
-            outside: one.host_id(),
-            length: one.size(),
-        };
-        list.into_iter().flatten().map(range).collect()
-    };
+/// The mappings of a configuration.
+pub(crate) fn mappings(spec: &Spec) -> Mappings {
     let linux = spec.linux().as_ref();
     Mappings {
         users: ranges(linux.and_then(|linux| linux.uid_mappings().as_ref())),
         groups: ranges(linux.and_then(|linux| linux.gid_mappings().as_ref())),
     }
+}
+
+/// The mappings of the configuration, as ranges.
+pub(crate) fn ranges(list: Option<&Vec<LinuxIdMapping>>) -> Vec<Range> {
+    let range = |one: &LinuxIdMapping| Range {
+        inside: one.container_id(),
+        outside: one.host_id(),
+        length: one.size(),
+    };
+    list.into_iter().flatten().map(range).collect()
 }
 
 /// A guest whose root is a user of its own cannot write our executable: only one that shares the host's ids could.
@@ -308,7 +388,7 @@ fn filter(store: &Store, spec: &Spec) -> Result<Option<seccomp::Filter>> {
 fn record(folder: PathBuf, request: &Request, host: &Host, undo: &mut Undo) -> Result<Context> {
     undo.push(Step::RemoveFolder(folder.clone()));
     for own in &request.own {
-        undo.push(Step::RemoveFolder(own.clone()));
+        undo.push(Step::RemoveOwn(own.clone(), host.mappings.clone().unwrap_or_default()));
     }
     let spec = &request.config.spec;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -338,7 +418,21 @@ fn record(folder: PathBuf, request: &Request, host: &Host, undo: &mut Undo) -> R
     let path = context.config_path();
     fs::write(&path, &request.config.bytes).map_err(Error::state("write", path))?;
     context.write()?;
+    // From here on a killed create is cleaned up by what was written.
+    for (path, mode) in &request.folders {
+        make_folder(path, *mode).map_err(Error::state("make the folder", path))?;
+    }
     Ok(context)
+}
+
+/// Makes a folder with exactly these permission bits, whatever the umask. Those above it are only for their owner.
+fn make_folder(path: &std::path::Path, mode: u32) -> std::io::Result<()> {
+    use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+    if let Some(parent) = path.parent().filter(|parent| !parent.exists()) {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
+    }
+    fs::DirBuilder::new().mode(0o700).create(path)?;
+    if mode == 0o700 { Ok(()) } else { fs::set_permissions(path, fs::Permissions::from_mode(mode)) }
 }
 
 fn rootfs(request: &Request) -> PathBuf {
@@ -371,6 +465,7 @@ fn enter_cgroup(
             context.state.cgroup = None;
             Ok(Default::default())
         }
+        Err(error) if error.is_not_permitted() => Err(Error::Limits(error)),
         Err(error) => Err(error.into()),
     }
 }
@@ -520,15 +615,9 @@ pub(crate) fn write_pid(path: &std::path::Path, pid: i32) -> Result<()> {
 }
 
 /// Gives a filter's notification descriptor to the agent that the profile names.
-pub(crate) fn hand_over_listener(
-    spec: &Spec,
-    listener: Option<OwnedFd>,
-    context: &Context,
-    pid: i32,
-) -> Result<()> {
-    let Some(descriptor) = listener else { return Ok(()) };
+pub(crate) fn hand_over(spec: &Spec, listener: &OwnedFd, context: &Context, pid: i32) -> Result<()> {
     let profile = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
-    hooks::send_seccomp_state(profile, descriptor.as_fd(), context, pid)
+    hooks::send_seccomp_state(profile, listener.as_fd(), context, pid)
 }
 
 /// The caller's own ids, which a namespace without privilege maps.

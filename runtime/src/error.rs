@@ -126,9 +126,17 @@ pub enum Error {
     /// Ids could not be mapped.
     #[error(transparent)]
     Idmap(#[from] idmap::Error),
+    /// A network device.
+    #[error(transparent)]
+    Device(#[from] vctx_netns::device::Error),
     /// Control groups.
     #[error(transparent)]
     Cgroup(#[from] cgroup::Error),
+    /// Limits were asked for by a user who may not make control groups.
+    #[error(
+        "limits need a control group that the caller may write; run vctx as root, or leave the limits out"
+    )]
+    Limits(#[source] cgroup::Error),
     /// The seccomp profile.
     #[error(transparent)]
     Seccomp(#[from] seccomp::Error),

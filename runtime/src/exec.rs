@@ -8,12 +8,13 @@ use oci_spec::runtime::{Process, Spec};
 use rustix::process::geteuid;
 use vctx_context::child::handshake::{Order, Report};
 use vctx_context::child::plan::{Filter, Join, Plan, Scene};
+use vctx_context::child::sys::sched_setaffinity;
 use vctx_context::namespace::Kind;
 use vctx_context::spawn::{self, Birth, Child};
 use vctx_context::{cgroup, exe, procfs, seccomp};
 
 use crate::config::Config;
-use crate::create::{Console, match_terminal};
+use crate::create::{Console, hand_over, match_terminal};
 use crate::failure::explain;
 use crate::plan::{Facts, RootFs};
 use crate::state::{Context, Status, Store};
@@ -65,6 +66,7 @@ pub fn target(store: &Store, id: &str) -> Result<Target> {
 pub fn exec(store: &Store, target: &Target, mut request: Request) -> Result<Child> {
     let (context, spec) = (&target.context, &target.spec);
     crate::validate::process("process", &request.process)?;
+    crate::kernel::labels(&request.process)?;
     let alive = running(context, request.ignore_paused)?;
     let kinds = &context.state.namespaces;
     let privileged = geteuid().is_root();
@@ -87,7 +89,7 @@ pub fn exec(store: &Store, target: &Target, mut request: Request) -> Result<Chil
         root: RootFs::Folder(PathBuf::new()),
         join: Vec::new(),
         user_namespace: kinds.contains(&Kind::User),
-        no_setgroups: false,
+        no_setgroups: kinds.contains(&Kind::User) && procfs::denies_setgroups(alive.pid),
         cgroups: Vec::new(),
         cgroup_links: Vec::new(),
         idmaps: Vec::new(),
@@ -124,7 +126,8 @@ pub fn exec(store: &Store, target: &Target, mut request: Request) -> Result<Chil
         apart: !privileged,
         cgroup: groups.unified.as_ref().map(AsFd::as_fd),
     };
-    let (child, handshake) = spawn::spawn(&plan, &birth).map_err(|error| explain(error, &plan))?;
+    let (child, handshake) =
+        confined(&request.process, || spawn::spawn(&plan, &birth).map_err(|error| explain(error, &plan)))?;
     let pid = child.pid;
     let mut undo = Undo::default();
     undo.push(Step::Kill(child));
@@ -137,9 +140,24 @@ pub fn exec(store: &Store, target: &Target, mut request: Request) -> Result<Chil
         crate::create::write_pid(path, pid)?;
     }
     handshake.order(Order::Proceed).map_err(|error| explain(error, &plan))?;
-    let listener = handshake.executed().map_err(|error| explain(error, &plan))?;
-    crate::create::hand_over_listener(spec, listener, context, pid)?;
+    while let Some(listener) = handshake.executed().map_err(|error| explain(error, &plan))? {
+        hand_over(spec, &listener, context, pid)?;
+    }
     undo.keep().ok_or(Error::Spawn(spawn::Error::Died))
+}
+
+/// Calls `make` on the CPUs of `execCPUAffinity.initial`: the child is born there, before it enters its control group.
+fn confined<T>(process: &Process, make: impl FnOnce() -> Result<T>) -> Result<T> {
+    let initial = process.exec_cpu_affinity().as_ref().and_then(|affinity| affinity.initial().as_deref());
+    let Some(cpus) = initial.filter(|cpus| !cpus.is_empty()) else { return make() };
+    const FIELD: &str = "process.execCPUAffinity.initial";
+    let mask = crate::plan::mask(FIELD, cpus)?;
+    let refused = |errno: rustix::io::Errno| Error::invalid(FIELD, format!("is {cpus}: {errno}"));
+    let own = rustix::thread::sched_getaffinity(None).map_err(refused)?;
+    sched_setaffinity(&mask).map_err(refused)?;
+    let made = make();
+    rustix::thread::sched_setaffinity(None, &own).map_err(refused)?;
+    made
 }
 
 fn running(context: &Context, ignore_paused: bool) -> Result<crate::state::Alive> {
@@ -157,11 +175,12 @@ fn running(context: &Context, ignore_paused: bool) -> Result<crate::state::Alive
     }
 }
 
-/// The group that the caller names, else the one in which the first process is by now.
-fn groups(context: &Context, below: Option<&str>, first: i32) -> Result<cgroup::Join> {
+/// The context's group, one below it, or the one that its first process has moved to. `/` is the context's in any case.
+fn groups(context: &Context, below: Option<&str>, pid: i32) -> Result<cgroup::Join> {
     let Some(cgroup) = &context.state.cgroup else { return Ok(cgroup::Join::default()) };
     match below {
+        Some("/") => Ok(cgroup.join()?),
         Some(path) => Ok(cgroup.child(path)?.join()?),
-        None => Ok(cgroup.around(first)?.join()?),
+        None => Ok(cgroup.join_beside(pid)?),
     }
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 use oci_spec::runtime::{Hook, LinuxSeccomp, Spec};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, memfd_create};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 use serde_json::json;
 use vctx_context::namespace::Kind;
 
@@ -97,17 +97,11 @@ pub(crate) fn run(
     hooks.iter().try_for_each(|hook| one(hook, point, context, &state, inside))
 }
 
-/// Runs all hooks of a point, whatever becomes of each: the specification asks for that after the start and the stop.
-pub(crate) fn run_all(
-    spec: &Spec,
-    point: Point,
-    context: &Context,
-    pid: i32,
-    inside: Option<(BorrowedFd<'_>, &[Kind])>,
-) -> Vec<Error> {
-    let state = state(context, point.status(), pid);
-    let all = point.of(spec).iter();
-    all.filter_map(|hook| one(hook, point, context, &state, inside).err()).collect()
+/// Runs the poststop hooks, whatever becomes of each, and gives those that failed: the specification wants a warning.
+pub(crate) fn poststop(spec: &Spec, context: &Context) -> Vec<Error> {
+    let point = Point::Poststop;
+    let state = state(context, point.status(), 0);
+    point.of(spec).iter().filter_map(|hook| one(hook, point, context, &state, None).err()).collect()
 }
 
 /// The state as hooks and seccomp agents see it (runtime-spec, "State").
@@ -134,20 +128,25 @@ fn one(
     inside: Option<(BorrowedFd<'_>, &[Kind])>,
 ) -> Result<()> {
     let fail = |source| Error::RunHook { point: point.name(), path: hook.path().clone(), source };
-    let words = words().map_err(fail)?;
-    let mut child = command(hook, context, state, inside, &words)
-        .and_then(|mut command| match inside {
+    // A file and not a pipe: no hook waits for a reader, and nothing that it leaves behind makes us wait for the end.
+    let words = memfd_create("stderr", MemfdFlags::CLOEXEC).map(File::from).map_err(|e| fail(e.into()))?;
+    let spawn = || {
+        let mut command = command(hook, context, state, inside)?;
+        command.stderr(words.try_clone()?);
+        match inside {
             // The root is the context's by now, and so must the process ids be that its procfs shows.
             Some((process, kinds)) if point == Point::StartContainer && kinds.contains(&Kind::Pid) => {
                 vctx_context::spawn::in_pid_namespace(process, || command.spawn())
             }
             _ => command.spawn(),
-        })
-        .map_err(fail)?;
+        }
+    };
+    let mut child = spawn().map_err(fail)?;
     let timeout = hook.timeout().and_then(|seconds| u64::try_from(seconds).ok()).map(Duration::from_secs);
     let in_time = wait(child.id(), timeout).map_err(fail)?;
-    if !in_time {
-        child.kill().map_err(fail)?;
+    if !in_time && let Some(group) = Pid::from_raw(child.id() as i32) {
+        // The hook leads a group of its own, so that what it has started goes with it.
+        rustix::process::kill_process_group(group, Signal::KILL).map_err(|error| fail(error.into()))?;
     }
     let status = child.wait().map_err(fail)?;
     let how = match (in_time, status.success()) {
@@ -167,7 +166,6 @@ fn command(
     context: &Context,
     state: &serde_json::Value,
     inside: Option<(BorrowedFd<'_>, &[Kind])>,
-    words: &File,
 ) -> io::Result<Command> {
     let mut command = Command::new(hook.path());
     if let Some((zeroth, rest)) = hook.args().as_deref().and_then(<[String]>::split_first) {
@@ -176,7 +174,7 @@ fn command(
     command.env_clear();
     command.envs(hook.env().iter().flatten().filter_map(|variable| variable.split_once('=')));
     command.current_dir(&context.state.bundle);
-    command.stdin(input(&serde_json::to_vec(state)?)?).stdout(Stdio::null()).stderr(words.try_clone()?);
+    command.stdin(input(&serde_json::to_vec(state)?)?).stdout(Stdio::null()).process_group(0);
     if let Some((process, kinds)) = inside {
         let flags =
             kinds.iter().filter(|kind| **kind != Kind::Pid).fold(0, |flags, kind| flags | kind.flag());
@@ -191,11 +189,6 @@ fn command(
         }
     }
     Ok(command)
-}
-
-/// A file for what a hook says. A pipe that nobody reads would stop it.
-fn words() -> io::Result<File> {
-    Ok(File::from(memfd_create("words", MemfdFlags::CLOEXEC)?))
 }
 
 /// Standard input that holds the state whole: no hook can make us wait by not reading it.
@@ -231,7 +224,7 @@ pub(crate) fn send_seccomp_state(
         "fds": ["seccompFd"],
         "pid": pid,
         "metadata": metadata,
-        "state": state(context, "running", pid),
+        "state": state(context, "running", context.state.process.map_or(pid, |(first, _)| first)),
     });
     let socket = vctx_context::terminal::connect_console(path)?;
     vctx_context::terminal::send(socket.as_fd(), message.to_string().as_bytes(), listener).map_err(fail)

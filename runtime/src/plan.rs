@@ -17,6 +17,7 @@ use vctx_context::child::plan::{
 };
 use vctx_context::child::sys::SchedulerAttributes;
 use vctx_context::namespace::Kind;
+use vctx_netns::device::Device as NetDevice;
 
 use crate::mount::{self, Options};
 use crate::validate::{clean, may_cover};
@@ -38,7 +39,7 @@ pub struct Facts<'a> {
     pub cgroups: Vec<(String, PathBuf)>,
     /// Links beside them: (target, name).
     pub cgroup_links: Vec<(String, String)>,
-    /// User namespaces of idmapped mounts, by the index of the mount.
+    /// The trees of idmapped mounts, by the index of the mount.
     pub idmaps: Vec<(usize, BorrowedFd<'a>)>,
     /// Hooks run before the root changes.
     pub gate: bool,
@@ -172,8 +173,7 @@ fn time_offsets(spec: &Spec) -> String {
 
 fn root<'a>(press: &Press<'a>, spec: &Spec, facts: &Facts<'a>) -> Result<Root<'a>> {
     let linux = spec.linux().as_ref();
-    let propagation =
-        linux.and_then(|linux| linux.rootfs_propagation().as_deref()).and_then(mount::root_propagation);
+    let propagation = propagation(spec);
     let (source, at, mut links) = match &facts.root {
         RootFs::Folder(path) => {
             let path = press.path(path)?;
@@ -189,13 +189,15 @@ fn root<'a>(press: &Press<'a>, spec: &Spec, facts: &Facts<'a>) -> Result<Root<'a
             (source, press.path(at)?, links.iter().map(pair).collect::<Result<Vec<_>>>()?)
         }
     };
+    // The files of a new file system have the context's label (runtime-spec, "Mount Label").
+    let label = linux.and_then(|linux| linux.mount_label().as_deref()).filter(|label| !label.is_empty());
     let mut mounts = Vec::new();
     let mut seal = Vec::new();
     for (index, mount) in spec.mounts().iter().flatten().enumerate() {
         if matches!(mount.typ().as_deref(), Some("cgroup" | "cgroup2")) {
             cgroup_mount(press, mount, facts, &mut mounts, &mut links, &mut seal)?;
         } else {
-            mounts.push(self::mount(press, mount, index, facts)?);
+            mounts.push(self::mount(press, mount, index, facts, label)?);
         }
     }
     let terminal = spec.process().as_ref().and_then(oci_spec::runtime::Process::terminal).unwrap_or(false);
@@ -211,8 +213,7 @@ fn root<'a>(press: &Press<'a>, spec: &Spec, facts: &Facts<'a>) -> Result<Root<'a
     Ok(Root {
         source,
         at,
-        // A mount that the host makes later must be able to arrive, and what the context does must not leave.
-        propagation: propagation.filter(|flag| *flag != mount::UNBINDABLE).unwrap_or(mount::SLAVE),
+        propagation: flow(spec),
         final_propagation: propagation.filter(|flag| matches!(*flag, mount::SHARED | mount::UNBINDABLE)),
         readonly: spec.root().as_ref().and_then(oci_spec::runtime::Root::readonly).unwrap_or(false),
         no_pivot: facts.no_pivot,
@@ -226,11 +227,28 @@ fn root<'a>(press: &Press<'a>, spec: &Spec, facts: &Facts<'a>) -> Result<Root<'a
     })
 }
 
-fn options_of(mount: &SpecMount) -> Options<'_> {
+fn propagation(spec: &Spec) -> Option<u64> {
+    let linux = spec.linux().as_ref()?;
+    linux.rootfs_propagation().as_deref().and_then(mount::root_propagation)
+}
+
+/// Propagation of every mount that comes from the host. One that the host makes later must be able to arrive, and what
+/// the context does must not leave.
+pub(crate) fn flow(spec: &Spec) -> u64 {
+    propagation(spec).filter(|flag| *flag != mount::UNBINDABLE).unwrap_or(mount::SLAVE)
+}
+
+pub(crate) fn options_of(mount: &SpecMount) -> Options<'_> {
     mount::options(mount.options().iter().flatten().map(String::as_str))
 }
 
-fn mount<'a>(press: &Press<'a>, mount: &SpecMount, index: usize, facts: &Facts<'a>) -> Result<Mount<'a>> {
+fn mount<'a>(
+    press: &Press<'a>,
+    mount: &SpecMount,
+    index: usize,
+    facts: &Facts<'a>,
+    files_label: Option<&str>,
+) -> Result<Mount<'a>> {
     let mut options = options_of(mount);
     let destination = clean(mount.destination());
     let kind = mount.typ().as_deref().unwrap_or("");
@@ -239,7 +257,11 @@ fn mount<'a>(press: &Press<'a>, mount: &SpecMount, index: usize, facts: &Facts<'
         let path = mount.source().as_ref().ok_or_else(|| {
             Error::invalid(format!("mounts[{index}].source"), "is missing, and a bind mount needs one")
         })?;
-        Source::Bind { path: press.path(path)?, recursive: options.recursive, procfs: destination == "/proc" }
+        let path = press.path(path)?;
+        match facts.idmaps.iter().find(|(of, _)| *of == index) {
+            Some(&(_, tree)) => Source::Tree { tree, path },
+            None => Source::Bind { path, recursive: options.recursive, procfs: destination == "/proc" },
+        }
     } else {
         if kind.is_empty() || kind == "none" {
             return Err(Error::invalid(
@@ -252,19 +274,19 @@ fn mount<'a>(press: &Press<'a>, mount: &SpecMount, index: usize, facts: &Facts<'
         options.clear_recursive = 0;
         let source =
             mount.source().as_ref().map_or(kind.as_bytes(), |path| path.as_os_str().as_encoded_bytes());
-        let data = options
-            .data
-            .iter()
-            .map(|(key, value)| Ok((press.text(key)?, value.map(|value| press.text(value)).transpose()?)));
+        let label = files_label.filter(|_| !matches!(kind, "proc" | "sysfs" | "mqueue"));
+        let label = label.map(|label| ("context", Some(label))).into_iter();
+        let data =
+            options.data.iter().copied().chain(label).map(|(key, value)| {
+                Ok((press.text(key)?, value.map(|value| press.text(value)).transpose()?))
+            });
         let data = data.collect::<Result<Vec<_>>>()?;
         Source::FileSystem { kind: press.text(kind)?, source: press.text(source)?, options: press.list(data) }
     };
-    let idmap = facts.idmaps.iter().find(|(of, _)| *of == index);
     let mut made = plain(source, press.text(&destination)?);
     options.apply(&mut made);
     made.propagation = press.list(options.propagation.clone());
     made.over_proc = may_cover(&destination);
-    made.idmap = idmap.map(|(_, namespace)| (*namespace, options.idmap.unwrap_or(false)));
     made.inherit_mode = kind == "tmpfs" && !bind && !options.data.iter().any(|(key, _)| *key == "mode");
     Ok(made)
 }
@@ -280,7 +302,6 @@ fn plain<'a>(source: Source<'a>, target: &'a CStr) -> Mount<'a> {
         propagation: &[],
         copy_up: false,
         over_proc: false,
-        idmap: None,
         inherit_mode: false,
     }
 }
@@ -450,12 +471,21 @@ pub fn process<'a>(
             Some(policy) if first => Some(memory_policy(arena, policy)?),
             _ => None,
         },
-        affinity: None,
+        affinity: if first { None } else { final_affinity(arena, process)? },
         label: label(&press, process)?,
         seccomp: facts.filter,
         console: facts.console.map(|socket| Console { socket, size }),
         keep_below: 3 + facts.preserve,
     })
+}
+
+/// The CPUs of a process that joins, once it is in its control group.
+fn final_affinity<'a>(arena: &'a Bump, process: &SpecProcess) -> Result<Option<&'a [u64]>> {
+    let affinity = process.exec_cpu_affinity().as_ref();
+    match affinity.and_then(|affinity| affinity.cpu_affinity_final().as_deref()) {
+        None | Some("") => Ok(None),
+        Some(cpus) => Ok(Some(&*arena.alloc_slice_copy(&mask("process.execCPUAffinity.final", cpus)?))),
+    }
 }
 
 fn capabilities(sets: Option<&LinuxCapabilities>) -> Capabilities {
@@ -612,6 +642,18 @@ fn label<'a>(press: &Press<'a>, process: &SpecProcess) -> Result<Option<(&'a CSt
         return Ok(Some((c"self/attr/exec", text(label.clone()))));
     }
     Ok(None)
+}
+
+/// The network devices that a configuration names, in the order of their names.
+pub(crate) fn net_devices(spec: &Spec) -> Vec<NetDevice> {
+    let listed = spec.linux().as_ref().and_then(|linux| linux.net_devices().as_ref());
+    let device = |(name, device): (&String, &oci_spec::runtime::LinuxNetDevice)| NetDevice {
+        name: name.clone(),
+        new_name: device.name().clone().filter(|name| !name.is_empty()),
+    };
+    let mut devices: Vec<_> = listed.into_iter().flatten().map(device).collect();
+    devices.sort_by(|one, other| one.name.cmp(&other.name));
+    devices
 }
 
 /// The kinds of namespace of a configuration: (kind, path to join).

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 
 use rustix::process::Signal;
 use vctx_context::cgroup::Cgroup;
+use vctx_context::idmap::Mappings;
 use vctx_context::spawn::{Child, reap};
+use vctx_netns::device::Moved;
 
 /// Undoes its steps, the last one first, unless it was told to keep them. It goes on over errors: what cannot be undone
 /// now is found by the next `delete` through the state, which is undone last.
@@ -17,7 +19,10 @@ pub(crate) struct Undo {
 pub(crate) enum Step {
     RemoveFile(PathBuf),
     RemoveFolder(PathBuf),
+    /// A folder in which the guest's ids may have made something.
+    RemoveOwn(PathBuf, Mappings),
     RemoveCgroup(Cgroup),
+    ReturnDevice(Moved),
     Kill(Child),
 }
 
@@ -44,11 +49,15 @@ impl Drop for Undo {
             match step {
                 Step::RemoveFile(path) => drop(fs::remove_file(path)),
                 Step::RemoveFolder(path) => drop(fs::remove_dir_all(path)),
+                Step::RemoveOwn(path, mappings) => {
+                    drop(crate::delete::remove_own(&path, || Ok(mappings)));
+                }
                 Step::RemoveCgroup(cgroup) => {
                     // Where the pid namespace is shared, the death of the first process ends no other.
                     let _ = cgroup.kill_all();
                     let _ = cgroup.remove();
                 }
+                Step::ReturnDevice(device) => drop(device.back()),
                 Step::Kill(child) => {
                     let _ = rustix::process::pidfd_send_signal(&child.pidfd, Signal::KILL);
                     reap(&child);

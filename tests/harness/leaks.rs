@@ -54,11 +54,14 @@ pub fn unmount_below(dir: &Path) {
     }
 }
 
-/// The groups named after `id` in every hierarchy, and those below them, parents first.
+/// The groups named after `id` in every hierarchy, and those below them, parents first. A name that only goes on with
+/// further digits is another's.
 pub fn control_groups(id: &str) -> Vec<PathBuf> {
     fn walk(group: &Path, depth: usize, id: &str, found: &mut Vec<PathBuf>) {
         for child in entries(group).into_iter().filter(|entry| entry.is_dir() && !entry.is_symlink()) {
-            if child.to_string_lossy().contains(id) {
+            let path = child.to_string_lossy();
+            let named = |at: usize| !path[at + id.len()..].starts_with(|next: char| next.is_ascii_digit());
+            if path.match_indices(id).any(|(at, _)| named(at)) {
                 found.push(child.clone());
             }
             if depth > 0 {

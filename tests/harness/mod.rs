@@ -3,6 +3,7 @@
 //! Read in this order: a test file lists `Case`s, `Suites` turns them into libtest-mimic trials, a case makes a
 //! `Context` (bundle + driver), and dropping the `Context` deletes it and fails the case if anything is left.
 
+pub mod agent;
 pub mod cgroup;
 pub mod command;
 pub mod context;

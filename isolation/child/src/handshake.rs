@@ -148,7 +148,6 @@ steps! {
     MountTarget = "open the target of the mount",
     MountFakeProc = "mount over procfs, which is refused, the mount",
     MountNotProc = "mount over /proc what is not a procfs, the mount",
-    MountIdmap = "map the ids of the mount",
     MountFlags = "set the flags of the mount",
     MountAttach = "attach the mount",
     MountCopyUp = "copy the root's files up into the mount",

@@ -128,8 +128,6 @@ pub struct Mount<'a> {
     pub copy_up: bool,
     /// The target may lie on a procfs. Else a target there is refused: it would be a fake /proc (CVE-2019-16884).
     pub over_proc: bool,
-    /// The user namespace whose mapping an idmapped mount gets, and whether mounts below get it as well.
-    pub idmap: Option<(BorrowedFd<'a>, bool)>,
     /// Mode of a target folder that is made, and of a tmpfs without a mode of its own when it is mounted over a folder.
     pub inherit_mode: bool,
 }
@@ -154,6 +152,13 @@ pub enum Source<'a> {
         recursive: bool,
         /// The path must be the root of a procfs: it is mounted over the guest's `/proc`.
         procfs: bool,
+    },
+    /// A detached tree that the parent has made, because only it may: an idmapped mount.
+    Tree {
+        /// The tree (open_tree(2)).
+        tree: BorrowedFd<'a>,
+        /// The host path that it is a copy of, for messages.
+        path: &'a CStr,
     },
 }
 
@@ -259,7 +264,7 @@ impl Source<'_> {
     #[must_use]
     pub fn path(&self) -> Option<&CStr> {
         match self {
-            Source::Bind { path, .. } => Some(path),
+            Source::Bind { path, .. } | Source::Tree { path, .. } => Some(path),
             Source::FileSystem { kind, .. } => Some(kind),
         }
     }

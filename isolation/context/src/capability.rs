@@ -28,6 +28,14 @@ pub fn bounding() -> u64 {
         .unwrap_or_else(|_| caps::all().iter().map(|one| one.bitmask()).sum())
 }
 
+/// The permitted set of this process: no guest that shares its user namespace can have more.
+#[must_use]
+pub fn permitted() -> u64 {
+    caps::read(None, caps::CapSet::Permitted)
+        .map(|set| set.iter().map(|one| one.bitmask()).sum())
+        .unwrap_or(0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,6 +3,7 @@
 //! [`spawn`] is the clone itself and the parent's half of the handshake; the other modules prepare what the child
 //! applies, or act on a context that runs. Nothing above this crate names a namespace flag.
 
+pub mod apart;
 pub mod capability;
 pub mod cgroup;
 pub mod exe;

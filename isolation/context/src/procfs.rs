@@ -55,6 +55,12 @@ fn parse(line: &[u8]) -> Option<Identity> {
     Some(Identity { start_time: fields.nth(18)?.parse().ok()?, zombie: matches!(state, "Z" | "X") })
 }
 
+/// The user namespace of a process was made without privilege, and denies setgroups(2) (proc_pid_setgroups(5)).
+#[must_use]
+pub fn denies_setgroups(pid: i32) -> bool {
+    std::fs::read(format!("/proc/{pid}/setgroups")).is_ok_and(|text| text.starts_with(b"deny"))
+}
+
 /// The number of threads of this process (proc_pid_task(5)).
 ///
 /// # Errors

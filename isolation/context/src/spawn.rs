@@ -299,7 +299,11 @@ pub fn reap(child: &Child) {
 }
 
 /// clone3(2); none in the child. All signal handlers are reset, for the guest must not inherit that SIGPIPE is ignored.
-fn clone3(namespaces: u32, cgroup: Option<BorrowedFd<'_>>, more: u64) -> io::Result<Option<Child>> {
+pub(crate) fn clone3(
+    namespaces: u32,
+    cgroup: Option<BorrowedFd<'_>>,
+    more: u64,
+) -> io::Result<Option<Child>> {
     const CLONE_CLEAR_SIGHAND: u64 = 1 << 32;
     const CLONE_INTO_CGROUP: u64 = 1 << 33;
     #[repr(C)]
@@ -374,22 +378,18 @@ impl Handshake {
         }
     }
 
-    /// Waits until the child has executed its program, and gives the seccomp listener if one came on the way.
+    /// Waits until the child has executed its program: none. A seccomp listener that comes before is given at once, for
+    /// the agent may have to answer before the child can go on; call it again then.
     ///
     /// # Errors
     ///
     /// The child failed.
     pub fn executed(&self) -> Result<Option<OwnedFd>, Error> {
-        let mut listener = None;
-        loop {
-            match self.next()? {
-                None => return Ok(listener),
-                Some((Report::Listener, more)) => listener = more.descriptor,
-                Some((Report::Failed(failure), more)) => {
-                    return Err(Error::Step { failure, detail: more.detail });
-                }
-                Some(_) => return Err(Error::Unexpected),
-            }
+        match self.next()? {
+            None => Ok(None),
+            Some((Report::Listener, More { descriptor: Some(listener), .. })) => Ok(Some(listener)),
+            Some((Report::Failed(failure), more)) => Err(Error::Step { failure, detail: more.detail }),
+            Some(_) => Err(Error::Unexpected),
         }
     }
 

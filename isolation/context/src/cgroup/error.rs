@@ -132,6 +132,9 @@ pub enum Error {
     /// The machine's init is another one.
     #[error("systemd is not running on this machine; use the cgroupfs manager (leave --systemd-cgroup away)")]
     NoSystemd,
+    /// The caller has no power over the machine's systemd, and a user's own systemd is not used.
+    #[error("the systemd driver needs root outside user namespaces; use the cgroupfs manager")]
+    SystemdNeedsRoot,
     /// The systemd driver works with the unified hierarchy alone.
     #[error(
         "the systemd driver needs cgroup v2 alone, and this machine has {mode}; use the cgroupfs manager"
@@ -188,6 +191,13 @@ impl Error {
         let (Error::Make { source, .. } | Error::Open { source, .. }) = self else { return false };
         let refused = [Errno::ACCESS, Errno::PERM, Errno::ROFS];
         Errno::from_io_error(source).is_some_and(|errno| refused.contains(&errno))
+    }
+
+    /// True when a limit in a file whose name begins so was refused for being below what is used already.
+    pub fn is_below_use(&self, file: &str) -> bool {
+        let Error::Write { path, .. } = self else { return false };
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with(file) && self.write_errno() == Some(Errno::BUSY)
     }
 
     /// The path that was not there, when that is what failed.

@@ -138,7 +138,7 @@ impl Cgroup {
         Ok(child)
     }
 
-    /// The group in which `pid` is, where that is below this one in a hierarchy, else this one. A context that manages
+    /// The group in which `pid` is, where that is below this one in a hierarchy or this one is gone, else this one. A context that manages
     /// groups of its own (systemd) has left version 2's directory to be an inner node, which the kernel lets no
     /// process enter; a process that joins the context later goes where its init is.
     pub fn around(&self, pid: i32) -> Result<Cgroup, Error> {
@@ -148,7 +148,9 @@ impl Cgroup {
         for hierarchy in group.v1.iter_mut().chain(&mut group.v2) {
             let path = layout::path_of(&membership, &hierarchy.controllers);
             let inside = path.map(|path| hierarchy.point.join(path.trim_start_matches('/')));
-            if let Some(dir) = inside.filter(|dir| dir.starts_with(&hierarchy.dir) && dir.exists()) {
+            if let Some(dir) = inside
+                .filter(|dir| dir.exists() && (dir.starts_with(&hierarchy.dir) || !hierarchy.dir.exists()))
+            {
                 hierarchy.dir = dir;
             }
         }
@@ -184,6 +186,24 @@ impl Cgroup {
             join.unified = Some(fd(dir.into(), OFlags::RDONLY | OFlags::DIRECTORY)?);
         }
         Ok(join)
+    }
+
+    /// Opens what a process needs to join the processes of a context that runs, of which `pid` is the first. That is the
+    /// group itself, or where the first process is when the group is gone or has become an inner node of version 2.
+    pub fn join_beside(&self, pid: i32) -> Result<Join, Error> {
+        match self.join() {
+            Ok(join) if !self.is_inner_node()? => Ok(join),
+            Err(error) if !error.is_absent() => Err(error),
+            _ => self.around(pid)?.join(),
+        }
+    }
+
+    /// Controllers are enabled for the groups below: the kernel lets no process in beside them (cgroups(7), "No internal
+    /// processes").
+    fn is_inner_node(&self) -> Result<bool, Error> {
+        let Some(dir) = self.v2_dir() else { return Ok(false) };
+        let below = file::read_if_present(&dir.join("cgroup.subtree_control"))?;
+        Ok(below.is_some_and(|controllers| !controllers.trim().is_empty()))
     }
 
     /// What a mount of type `cgroup` binds.

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use zvariant::serialized::{Context, Data};
 use zvariant::{DynamicType, LE, ObjectPath, Type, Value};
 
-use crate::cgroup::Error;
+use crate::cgroup::{Error, file};
 
 const MANAGER: &str = "org.freedesktop.systemd1.Manager";
 /// How long systemd may take for one answer. It is busy for seconds when a machine starts.
@@ -67,6 +67,13 @@ pub(super) struct Refusal {
     pub(super) text: String,
 }
 
+/// True for root outside any user namespace, whom the machine's systemd takes orders from.
+fn is_host_root() -> bool {
+    let map = file::read(Path::new("/proc/self/uid_map")).unwrap_or_default();
+    let whole = map.split_whitespace().eq(["0", "0", "4294967295"]);
+    rustix::process::geteuid().is_root() && whole
+}
+
 /// A call as it goes over the line.
 fn message<T>(
     serial: u32,
@@ -114,6 +121,9 @@ impl Bus {
         let places = ["/run/dbus/system_bus_socket", "/run/systemd/private"].map(PathBuf::from);
         if !Path::new("/run/systemd/system").exists() {
             return Err(Error::NoSystemd);
+        }
+        if !is_host_root() {
+            return Err(Error::SystemdNeedsRoot);
         }
         let mut first = None;
         for (place, direct) in places.into_iter().zip([false, true]) {

@@ -1,0 +1,173 @@
+//! What the root is made of: the host, or a folder.
+
+use std::ffi::CString;
+use std::fmt;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, Mode, OFlags, openat};
+use vctx_context::child::resolve;
+use vctx_runtime::plan::RootFs;
+use vctx_storage::host::{self, HIDDEN, Part};
+use vctx_storage::{Layers, Lifetime, NewFolder, Place, mounts};
+
+use super::NativeError;
+use super::ids::Ids;
+use crate::args::Global;
+use crate::error::Error;
+use crate::run_args::RunArgs;
+
+/// What TARGET names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Target {
+    /// The machine's own root.
+    Host,
+    /// A folder with a root file system, absolute.
+    Folder(PathBuf),
+}
+
+/// The root of one context.
+#[derive(Debug)]
+pub(super) struct Root {
+    /// How it is mounted.
+    pub(super) file_system: RootFs,
+    /// Where it is attached.
+    pub(super) at: PathBuf,
+    /// What is mounted in it before everything else.
+    pub(super) parts: Vec<Part>,
+    /// The context's own folder.
+    pub(super) folder: PathBuf,
+    /// Folders to be made.
+    pub(super) folders: Vec<(PathBuf, u32)>,
+    /// What the guest must not see of the host.
+    pub(super) hidden: Vec<PathBuf>,
+}
+
+impl Target {
+    pub(super) fn of(text: &str) -> Result<Target, NativeError> {
+        if text == "host" {
+            return Ok(Target::Host);
+        }
+        let path = match Path::new(text).canonicalize() {
+            Ok(path) => path,
+            // What does not look like a path may be meant as the name of an image.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !text.contains('/') => {
+                return Err(NativeError::Target(text.into()));
+            }
+            Err(source) => return Err(NativeError::Folder { path: text.into(), source }),
+        };
+        match path {
+            path if path == Path::new("/") => Err(NativeError::HostRoot(text.into())),
+            path if path.is_dir() => Ok(Target::Folder(path)),
+            _ => Err(NativeError::NoFolder(text.into())),
+        }
+    }
+
+    fn lower(&self) -> &Path {
+        match self {
+            Target::Host => Path::new("/"),
+            Target::Folder(path) => path,
+        }
+    }
+
+    /// Opens a file of the root, whose links lead nowhere else.
+    pub(super) fn open(&self, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
+        let root =
+            openat(CWD, self.lower(), OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        let path = CString::new(path.as_os_str().as_bytes())?;
+        Ok(resolve::open(&root, &path, flags)?)
+    }
+
+    /// The guest will find this program.
+    pub(super) fn has_program(&self, path: &Path) -> bool {
+        let hidden = *self == Target::Host && HIDDEN.iter().any(|hidden| path.starts_with(hidden));
+        path.is_absolute() && !hidden && self.open(path, OFlags::PATH).is_ok()
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Target::Host => f.write_str("host"),
+            Target::Folder(path) => path.display().fmt(f),
+        }
+    }
+}
+
+impl Root {
+    pub(super) fn of(
+        global: &Global,
+        args: &RunArgs,
+        name: &str,
+        target: &Target,
+        ids: &Ids,
+    ) -> Result<Root, Error> {
+        let thrown_away = args.process.rm || args.mounts.ephemeral;
+        let lifetime = if thrown_away { Lifetime::ThrownAway } else { Lifetime::Kept };
+        let place = Place::usual(global.root.as_deref());
+        let layers = place.layers(name, lifetime)?;
+        let mut folders = layers.folders();
+        let mut hidden: Vec<PathBuf> = HIDDEN.iter().map(PathBuf::from).collect();
+        hidden.extend([place.store, crate::create::store(global).root().to_owned()]);
+        let (file_system, parts) = match (target, ids.mappings.is_some()) {
+            (Target::Host, true) => {
+                let parts = host::taken_apart(&layers, &hidden)?;
+                (of_parts(&layers, &parts), parts)
+            }
+            (Target::Host, false) => {
+                let root = overlay(&layers, target.lower(), false, &mut folders)?;
+                (root, host::mounted(&layers, &hidden)?)
+            }
+            (Target::Folder(path), user_namespace) => {
+                if user_namespace && let Some(mount) = mounts::below(&mounts::all()?, path) {
+                    let (path, below) = (path.clone(), mount.point.clone());
+                    return Err(vctx_storage::Error::MountsBelow { path, below }.into());
+                }
+                (overlay(&layers, path, user_namespace, &mut folders)?, Vec::new())
+            }
+        };
+        folders.extend(host::folders(&parts));
+        let folders = folders.into_iter().map(|NewFolder { path, mode }| (path, mode)).collect();
+        Ok(Root { file_system, at: layers.root(), parts, folder: layers.folder, folders, hidden })
+    }
+}
+
+/// A root of overlays and links, as an ordinary user can have it.
+fn of_parts(layers: &Layers, parts: &[Part]) -> RootFs {
+    let text = |path: &Path| path.to_string_lossy().into_owned();
+    let link = |part: &Part| match part {
+        Part::Link(target, place) => Some((text(target), text(place))),
+        _ => None,
+    };
+    RootFs::Mount {
+        kind: "tmpfs".into(),
+        options: vec![("mode".into(), Some("755".into()))],
+        at: layers.root(),
+        links: parts.iter().filter_map(link).collect(),
+    }
+}
+
+fn overlay(
+    layers: &Layers,
+    lower: &Path,
+    user_namespace: bool,
+    folders: &mut Vec<NewFolder>,
+) -> Result<RootFs, Error> {
+    let overlay = layers.overlay("0", lower, user_namespace)?;
+    folders.extend(overlay.folders);
+    Ok(RootFs::Mount {
+        kind: "overlay".into(),
+        options: overlay.options,
+        at: layers.root(),
+        links: Vec::new(),
+    })
+}
+
+/// The mode of a folder that is hidden by an empty one.
+pub(super) fn mode_of(path: &Path) -> Option<u32> {
+    use std::os::unix::fs::PermissionsExt;
+    let about = std::fs::symlink_metadata(path).ok().filter(std::fs::Metadata::is_dir)?;
+    Some(about.permissions().mode() & 0o7777)
+}

@@ -1,0 +1,82 @@
+//! Work on files that belong to the ids of a user namespace: an ordinary user can neither enter nor remove the folders
+//! that a guest has made with them, but root of a namespace with the same ids can.
+
+use std::io;
+
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::io::{read, retry_on_intr, write};
+use rustix::pipe::{PipeFlags, pipe_with};
+
+use crate::idmap::Mappings;
+
+/// Does the work in a child that is root of a new user namespace with these ids. The error of the work is kept by its
+/// number. The process must have one thread.
+///
+/// # Errors
+///
+/// There is no namespace, or what the work says.
+#[allow(unsafe_code, reason = "fork(2) and unshare(2)")]
+pub fn as_root_of(mappings: &Mappings, work: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    let (ready, is_ready) = pipe_with(PipeFlags::CLOEXEC)?;
+    let (mapped, is_mapped) = pipe_with(PipeFlags::CLOEXEC)?;
+    // SAFETY: this process has one thread, so the child may use everything; it ends in `_exit` and never returns.
+    let pid = match unsafe { libc::fork() } {
+        -1 => return Err(io::Error::last_os_error()),
+        0 => {
+            drop((ready, is_mapped));
+            let done = enter(&is_ready, &mapped).and_then(|()| work());
+            let code = done.err().map_or(0, |error| error.raw_os_error().unwrap_or(libc::EIO));
+            // SAFETY: ends the child without running the parent's exit handlers.
+            unsafe { libc::_exit(code) }
+        }
+        pid => pid,
+    };
+    drop((is_ready, mapped));
+    // Nothing to read means that the child has failed, and its exit code says why.
+    let result = match retry_on_intr(|| read(&ready, &mut [0u8; 1][..])) {
+        Ok(1) => mappings.write(pid, rustix::process::geteuid().is_root()).map_err(io::Error::other),
+        _ => Ok(()),
+    };
+    if result.is_ok() {
+        // A child that has died does not listen.
+        let _ = write(&is_mapped, b"m");
+    }
+    drop(is_mapped);
+    let code = wait(pid)?;
+    result.and(if code == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(code)) })
+}
+
+/// Makes the namespace, waits for its ids, and becomes its root.
+fn enter(is_ready: &OwnedFd, mapped: &OwnedFd) -> io::Result<()> {
+    vctx_child::sys::unshare(libc::CLONE_NEWUSER as u32)?;
+    write(is_ready, b"r")?;
+    if retry_on_intr(|| read(mapped.as_fd(), &mut [0u8; 1][..]))? != 1 {
+        return Err(io::Error::from(io::ErrorKind::PermissionDenied));
+    }
+    let root = (rustix::process::Gid::ROOT, rustix::process::Uid::ROOT);
+    rustix::thread::set_thread_res_gid(root.0, root.0, root.0)?;
+    Ok(rustix::thread::set_thread_res_uid(root.1, root.1, root.1)?)
+}
+
+fn wait(pid: i32) -> io::Result<i32> {
+    let pid = rustix::process::Pid::from_raw(pid).ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))?;
+    let options = rustix::process::WaitOptions::empty();
+    let ended = retry_on_intr(|| rustix::process::waitpid(Some(pid), options))?;
+    Ok(ended.and_then(|(_, status)| status.exit_status()).unwrap_or(libc::EIO))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_work_of_the_namespaces_root_ends_with_its_own_error() {
+        let (user, group) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        let mappings = Mappings::single((0, 0), (user, group));
+        let path = std::env::temp_dir().join(format!("vctx-apart-{}", std::process::id()));
+        as_root_of(&mappings, || std::fs::create_dir(&path)).unwrap();
+        let again = as_root_of(&mappings, || std::fs::create_dir(&path)).unwrap_err();
+        assert_eq!(again.kind(), io::ErrorKind::AlreadyExists);
+        std::fs::remove_dir(&path).unwrap();
+    }
+}

@@ -1,0 +1,52 @@
+//! The network that a context is given, by the words of `--net`.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// A kind of network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Network {
+    /// A namespace of its own with loopback only.
+    None,
+    /// The host's.
+    Host,
+    /// The namespace behind a path, such as `/run/netns/blue`.
+    Namespace(PathBuf),
+    /// That of another context, by its id.
+    Context(String),
+}
+
+/// The words name no network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("expected none, host, ns:PATH or container:ID")]
+pub struct UnknownNetwork;
+
+impl FromStr for Network {
+    type Err = UnknownNetwork;
+
+    fn from_str(text: &str) -> Result<Self, UnknownNetwork> {
+        match text.split_once(':') {
+            None if text == "none" => Ok(Network::None),
+            None if text == "host" => Ok(Network::Host),
+            Some(("ns", path)) if path.starts_with('/') => Ok(Network::Namespace(PathBuf::from(path))),
+            Some(("container", id)) if !id.is_empty() => Ok(Network::Context(id.to_owned())),
+            _ => Err(UnknownNetwork),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_words_of_net_are_networks() {
+        assert_eq!("none".parse(), Ok(Network::None));
+        assert_eq!("host".parse(), Ok(Network::Host));
+        assert_eq!("ns:/run/netns/x".parse(), Ok(Network::Namespace("/run/netns/x".into())));
+        assert_eq!("container:web".parse(), Ok(Network::Context("web".to_owned())));
+        for text in ["", "bridge", "ns:", "ns:relative", "container:", "NONE"] {
+            assert_eq!(text.parse::<Network>(), Err(UnknownNetwork), "{text}");
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! One overlay: a lower folder that stays as it is, and an upper one that takes the changes.
+
+use std::path::{Path, PathBuf};
+
+use crate::{Error, Layers};
+
+/// What fsconfig(2) takes for one value, with its nul.
+const LONGEST: usize = 256;
+
+/// An overlay to be mounted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Overlay {
+    /// Options of the file system.
+    pub options: Vec<(String, Option<String>)>,
+    /// Folders that it needs, in the order in which they are made.
+    pub folders: Vec<NewFolder>,
+}
+
+/// A folder to be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewFolder {
+    /// Absolute path.
+    pub path: PathBuf,
+    /// Permission bits.
+    pub mode: u32,
+}
+
+impl Layers {
+    /// The folder on which the root is attached.
+    #[must_use]
+    pub fn root(&self) -> PathBuf {
+        self.folder.join("root")
+    }
+
+    /// The folder of a context's layers, which nobody but its owner may enter, and the place of its root.
+    #[must_use]
+    pub fn folders(&self) -> Vec<NewFolder> {
+        vec![
+            NewFolder { path: self.folder.clone(), mode: 0o700 },
+            NewFolder { path: self.root(), mode: 0o755 },
+        ]
+    }
+
+    /// The overlay `name` of this context over `lower`, whose permission bits its top takes over.
+    ///
+    /// # Errors
+    ///
+    /// A path cannot be an option of a mount.
+    pub fn overlay(&self, name: &str, lower: &Path, user_namespace: bool) -> Result<Overlay, Error> {
+        use std::os::unix::fs::MetadataExt;
+        let look = |source| Error::Look { path: lower.into(), source };
+        let mode = std::fs::metadata(lower).map_err(look)?.mode() & 0o7777;
+        let folder = self.folder.join(name);
+        let (upper, work) = (folder.join("upper"), folder.join("work"));
+        let mut options = Vec::new();
+        for (key, path) in [("lowerdir", lower), ("upperdir", &upper), ("workdir", &work)] {
+            options.push((key.to_owned(), Some(option(key == "lowerdir", path)?)));
+        }
+        if user_namespace {
+            // Attributes named trusted.* are for root of the host.
+            options.push(("userxattr".into(), None));
+        }
+        if self.volatile {
+            // Nothing is waited for that is thrown away at the end (Linux 5.10).
+            options.push(("volatile".into(), None));
+        }
+        let folders = [(folder, 0o700), (upper, mode), (work, 0o700)]
+            .map(|(path, mode)| NewFolder { path, mode })
+            .to_vec();
+        Ok(Overlay { options, folders })
+    }
+}
+
+fn option(list: bool, path: &Path) -> Result<String, Error> {
+    let text = path.to_str().ok_or_else(|| Error::TooLong { path: path.into() })?;
+    if text.contains(',') {
+        return Err(Error::Comma { path: path.into() });
+    }
+    // A colon separates several lower folders.
+    let text = if list { text.replace('\\', "\\\\").replace(':', "\\:") } else { text.to_owned() };
+    if text.len() < LONGEST { Ok(text) } else { Err(Error::TooLong { path: path.into() }) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layers() -> Layers {
+        Layers { folder: "/s/contexts/a".into(), volatile: true }
+    }
+
+    #[test]
+    fn an_overlay_takes_over_the_mode_of_what_it_covers() {
+        use std::os::unix::fs::PermissionsExt;
+        let lower = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(lower.path(), std::fs::Permissions::from_mode(0o1777)).unwrap();
+        let overlay = layers().overlay("0", lower.path(), true).unwrap();
+        assert_eq!(overlay.folders[1], NewFolder { path: "/s/contexts/a/0/upper".into(), mode: 0o1777 });
+        let flags: Vec<&str> =
+            overlay.options.iter().filter(|(_, v)| v.is_none()).map(|(k, _)| &**k).collect();
+        assert_eq!(flags, ["userxattr", "volatile"]);
+    }
+
+    #[test]
+    fn a_colon_is_escaped_and_a_comma_refused() {
+        assert_eq!(option(true, Path::new("/a:b")).unwrap(), "/a\\:b");
+        assert!(matches!(option(true, Path::new("/a,b")), Err(Error::Comma { .. })));
+        let long = format!("/{}", "x".repeat(256));
+        assert!(matches!(option(false, Path::new(&long)), Err(Error::TooLong { .. })));
+    }
+}

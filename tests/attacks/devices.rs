@@ -1,0 +1,51 @@
+//! The image replaces what the runtime takes for devices (CVE-2025-31133, CVE-2025-62161), or the guest reaches the
+//! host's own nodes through those that it was given.
+
+use crate::harness::{Case, Context, case, json};
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+
+pub fn cases() -> Vec<Case> {
+    vec![
+        case!(a_null_device_of_the_images_unmasks_nothing),
+        case!(the_hosts_null_device_keeps_its_mode),
+        case!(no_other_device_can_be_made_or_opened),
+    ]
+}
+
+/// Without a /dev of its own the context has the image's, in which null is a link to a file of procfs.
+fn a_null_device_of_the_images_unmasks_nothing() {
+    let mut context = Context::sh("cat /proc/kcore 2>/dev/null | head -c 4; cat /secret; echo end");
+    let mounts = context.spec.pointer_mut("/mounts").unwrap().as_array_mut().unwrap();
+    mounts.retain(|mount| !mount["destination"].as_str().unwrap().starts_with("/dev"));
+    fs::create_dir_all(context.root("dev")).unwrap();
+    fs::write(context.root("secret"), "secret\n").unwrap();
+    fs::write(context.root("content"), "exposed\n").unwrap();
+    let _ = fs::remove_file(context.root("dev/null"));
+    symlink("/content", context.root("dev/null")).unwrap();
+    context.set("/linux/maskedPaths", json!(["/secret", "/proc/kcore"]));
+    let output = context.run();
+    assert!(!output.stdout.contains("exposed") && !output.stdout.contains("secret"), "{}", output.stdout);
+}
+
+fn the_hosts_null_device_keeps_its_mode() {
+    let mode = || fs::metadata("/dev/null").unwrap().permissions().mode();
+    let before = mode();
+    let mut context =
+        Context::sh("for f in /proc/keys /proc/timer_list /dev/null; do chmod 600 $f; chown 5 $f; done");
+    let all = json!(["CAP_FOWNER", "CAP_CHOWN", "CAP_DAC_OVERRIDE"]);
+    context.set("/process/capabilities", json!({ "bounding": all, "effective": all, "permitted": all }));
+    context.set("/linux/maskedPaths", json!(["/proc/keys", "/proc/timer_list"]));
+    context.run();
+    assert_eq!(mode(), before);
+}
+
+fn no_other_device_can_be_made_or_opened() {
+    let script = "mknod /tmp/disk b 254 0; head -c 1 /tmp/disk | wc -c; mknod /tmp/mem c 1 1; head -c 1 /tmp/mem | wc -c";
+    let mut context = Context::sh(script);
+    context.mount("/tmp", "tmpfs", "tmpfs", &["mode=1777"]);
+    let all = json!(["CAP_MKNOD", "CAP_DAC_OVERRIDE", "CAP_SYS_RAWIO"]);
+    context.set("/process/capabilities", json!({ "bounding": all, "effective": all, "permitted": all }));
+    context.set("/linux/resources/devices", json!([{ "allow": false, "access": "rwm" }]));
+    assert_eq!(context.run().stdout, "0\n0\n");
+}

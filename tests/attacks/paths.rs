@@ -1,0 +1,161 @@
+//! The image, or a guest that shares a volume, leads the runtime's mounts and files out of the root (CVE-2021-30465,
+//! CVE-2015-1335, CVE-2024-45310, CVE-2025-24965).
+
+use crate::harness::{Case, Context, case, json};
+use std::collections::BTreeSet;
+use std::ffi::CString;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+pub fn cases() -> Vec<Case> {
+    vec![
+        case!(a_mount_target_that_is_swapped_never_leaves_the_root),
+        case!(every_path_that_is_made_in_the_root_stays_there),
+        case!(a_device_through_a_linked_dev_stays_in_the_root),
+        case!(a_working_folder_through_a_link_stays_in_the_root),
+        case!(a_masked_path_through_a_link_stays_in_the_root),
+    ]
+}
+
+/// A tree on the host that nothing may touch, and how it looked before.
+struct Canary {
+    path: PathBuf,
+    before: BTreeSet<String>,
+}
+
+impl Canary {
+    fn new(context: &Context) -> Canary {
+        let path = context.dir.join("canary");
+        fs::create_dir_all(path.join("folder")).unwrap();
+        fs::write(path.join("file"), "untouched").unwrap();
+        let before = look(&path);
+        Canary { path, before }
+    }
+
+    #[track_caller]
+    fn check(&self) {
+        assert_eq!(look(&self.path), self.before);
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        assert!(!mounts.contains(self.path.to_str().unwrap()), "a mount has reached the canary");
+    }
+}
+
+fn look(path: &Path) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for entry in fs::read_dir(path).unwrap().flatten() {
+        let data = entry.metadata().unwrap();
+        found.insert(format!(
+            "{:?} {:?} {:?}",
+            entry.path(),
+            data.permissions(),
+            fs::read(entry.path()).ok()
+        ));
+        if data.is_dir() {
+            found.extend(look(&entry.path()));
+        }
+    }
+    found
+}
+
+fn exchange(one: &Path, other: &Path) {
+    let text = |path: &Path| CString::new(path.as_os_str().as_bytes()).unwrap();
+    // SAFETY: two C strings that outlive the call.
+    let result = unsafe {
+        libc::renameat2(
+            libc::AT_FDCWD,
+            text(one).as_ptr(),
+            libc::AT_FDCWD,
+            text(other).as_ptr(),
+            libc::RENAME_EXCHANGE,
+        )
+    };
+    assert_eq!(result, 0);
+}
+
+/// The volume belongs to another guest, which swaps a folder for a link to the host's root as fast as it can.
+fn a_mount_target_that_is_swapped_never_leaves_the_root() {
+    let probe = Context::new();
+    let canary = Canary::new(&probe);
+    let volume = probe.dir.join("volume");
+    fs::create_dir_all(volume.join("swap")).unwrap();
+    // As deep as the root is: from a guest's root, the way out and down to the canary.
+    symlink(&canary.path, volume.join("link")).unwrap();
+    let (over, rounds) = (AtomicBool::new(false), AtomicU32::new(0));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) || rounds.load(Ordering::Relaxed) < 10_000 {
+                exchange(&volume.join("swap"), &volume.join("link"));
+                rounds.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        for _ in 0..60 {
+            let mut context = Context::new();
+            context.args(&["true"]);
+            context.bind("/volume", &volume, &["rbind"]);
+            context.mount("/volume/swap/folder", "tmpfs", "tmpfs", &["mode=700"]);
+            context.mount("/volume/swap/made", "tmpfs", "tmpfs", &["mode=700"]);
+            context.run();
+            canary.check();
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+    canary.check();
+}
+
+fn every_path_that_is_made_in_the_root_stays_there() {
+    for link in ["folder", "folder/deeper", "file", "new", "new/deeper/still"] {
+        let mut context = Context::new();
+        let canary = Canary::new(&context);
+        context.args(&["true"]);
+        let target = canary.path.join(link);
+        symlink(&target, context.root("absolute")).unwrap();
+        let relative = format!("../../../../../../../../..{}", target.display());
+        symlink(relative, context.root("relative")).unwrap();
+        let data = context.file("data", "data");
+        for start in ["/absolute", "/relative"] {
+            context.bind(&format!("{start}/a"), &data, &["bind"]);
+            context.mount(&format!("{start}/b"), "tmpfs", "tmpfs", &[]);
+        }
+        context.run();
+        canary.check();
+    }
+}
+
+fn a_device_through_a_linked_dev_stays_in_the_root() {
+    let mut context = Context::new();
+    let canary = Canary::new(&context);
+    context.args(&["true"]);
+    let mounts = context.spec.pointer_mut("/mounts").unwrap().as_array_mut().unwrap();
+    mounts.retain(|mount| !mount["destination"].as_str().unwrap().starts_with("/dev"));
+    let dev = context.root("dev");
+    let _ = fs::remove_dir_all(&dev);
+    symlink(canary.path.join("folder"), dev).unwrap();
+    let device = json!({ "path": "/dev/attack", "type": "c", "major": 1, "minor": 3, "fileMode": 438 });
+    context.push("/linux/devices", device);
+    context.run();
+    canary.check();
+}
+
+fn a_working_folder_through_a_link_stays_in_the_root() {
+    let mut context = Context::new();
+    let canary = Canary::new(&context);
+    context.args(&["true"]);
+    symlink(canary.path.join("made"), context.root("link")).unwrap();
+    context.set("/process/cwd", json!("/link/deeper"));
+    context.run();
+    canary.check();
+}
+
+fn a_masked_path_through_a_link_stays_in_the_root() {
+    let mut context = Context::sh("cat /host-file; cat /host-folder/x");
+    let canary = Canary::new(&context);
+    symlink(canary.path.join("file"), context.root("host-file")).unwrap();
+    symlink(canary.path.join("folder"), context.root("host-folder")).unwrap();
+    context.set("/linux/maskedPaths", json!(["/host-file", "/host-folder"]));
+    context.set("/linux/readonlyPaths", json!(["/host-file", "/host-folder"]));
+    assert!(!context.run().stdout.contains("untouched"));
+    canary.check();
+}
