@@ -27,15 +27,20 @@ mod process;
 mod refusals;
 mod rootless;
 mod seccomp;
+mod systemd;
 
-use harness::Need::{Program, Root, Vctx};
+use harness::Need::{Path, Program, Root, Vctx};
 
 fn main() {
     if attacks::guest::main().is_some() {
         return;
     }
     let mut suites = harness::Suites::new();
-    suites.add("invariants", &[], invariants::cases());
+    suites.add(
+        "invariants",
+        &[Path(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"))],
+        invariants::cases(),
+    );
     suites.add("lifecycle", &[Root], lifecycle::cases());
     suites.add("refusals", &[Root], refusals::cases());
     suites.add("bad_input", &[Root], bad_input::cases());
@@ -46,6 +51,7 @@ fn main() {
     suites.add("namespaces", &[Root], namespaces::cases());
     suites.add("net_devices", &[Root], net_devices::cases());
     suites.add("cgroups", &[Root], cgroups::cases());
+    suites.add("systemd", &[Root], systemd::cases());
     suites.add("exec", &[Root], exec::cases());
     suites.add("hooks", &[Root], hooks::cases());
     suites.add("seccomp", &[Root], seccomp::cases());

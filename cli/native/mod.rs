@@ -111,7 +111,7 @@ pub(crate) fn request(global: &Global, args: &RunArgs) -> Result<(Request, bool)
         preserve: handles::preserve(args.handles.preserve_fds),
         no_pivot: args.handles.no_pivot,
         no_keyring: args.handles.no_new_keyring,
-        cgroups: crate::create::cgroups(global)?,
+        cgroups: crate::create::cgroups(global),
         own: vec![root.folder],
         folders: root.folders,
     };

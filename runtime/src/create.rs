@@ -90,6 +90,8 @@ pub enum Start {
 pub enum Cgroups {
     /// We, in the file system. Without the right to, and when no limit is asked for, there are none.
     Files,
+    /// systemd: each is a scope.
+    Systemd,
     /// Nobody.
     None,
 }
@@ -124,7 +126,7 @@ pub fn create(store: &Store, mut request: Request) -> Result<Created> {
     // Declared after the lock, and so dropped before it: what is undone is undone while the id is still ours.
     let mut undo = Undo::default();
     let mut context = record(folder, &request, &host, &mut undo)?;
-    let join = enter_cgroup(&mut context, spec, &mut undo)?;
+    let (join, holder) = enter_cgroup(&mut context, spec, &mut undo)?;
     let listener = if request.start == Start::Wait { Some(listen_for_start(&context)?) } else { None };
 
     let idmapped = idmapped::trees(spec, &host)?;
@@ -139,6 +141,7 @@ pub fn create(store: &Store, mut request: Request) -> Result<Created> {
         spawn::spawn(&plan, &host.birth(join.unified.as_ref())).map_err(|error| explain(error, &plan))?;
     let pid = child.pid;
     undo.push(Step::Kill(child));
+    drop(holder);
 
     if let Err(error) = accompany(&request, &host, &mut context, &handshake, &plan, pid, &mut undo) {
         return Err(abandon(spec, &context, undo, error));
@@ -297,10 +300,11 @@ impl Host {
         let makes_user = kinds.iter().any(|(kind, path)| *kind == Kind::User && path.is_none());
         let cgroup = match request.cgroups {
             Cgroups::None => None,
-            Cgroups::Files => {
+            driver => {
                 let path = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_ref());
                 let path = path.map(|path| path.to_string_lossy());
-                Some(Cgroup::plan(&Layout::detect()?, path.as_deref(), &request.id)?)
+                let plan = if driver == Cgroups::Systemd { Cgroup::plan_scope } else { Cgroup::plan };
+                Some(plan(&Layout::detect()?, path.as_deref(), &request.id)?)
             }
         };
         Ok(Host {
@@ -448,19 +452,26 @@ fn rootfs(request: &Request) -> PathBuf {
     }
 }
 
-fn enter_cgroup(context: &mut Context, spec: &Spec, undo: &mut Undo) -> Result<Join> {
-    let Some(cgroup) = context.state.cgroup.clone() else { return Ok(Join::default()) };
+/// Makes the control group. The placeholder, if there is one, holds it until the child is in.
+fn enter_cgroup(
+    context: &mut Context,
+    spec: &Spec,
+    undo: &mut Undo,
+) -> Result<(Join, Option<spawn::Placeholder>)> {
+    let Some(cgroup) = context.state.cgroup.clone() else { return Ok(Default::default()) };
     match cgroup.create() {
-        Ok(_) => undo.push(Step::RemoveCgroup(cgroup.clone())),
+        Ok(created) => {
+            undo.push(Step::RemoveCgroup(cgroup.clone()));
+            Ok((cgroup.join()?, created.holder))
+        }
         // An ordinary user without a delegated group can still have a context, only no limits.
         Err(error) if error.is_not_permitted() && !asks_for_limits(spec) => {
             context.state.cgroup = None;
-            return Ok(Join::default());
+            Ok(Default::default())
         }
-        Err(error) if error.is_not_permitted() => return Err(Error::Limits(error)),
-        Err(error) => return Err(error.into()),
+        Err(error) if error.is_not_permitted() => Err(Error::Limits(error)),
+        Err(error) => Err(error.into()),
     }
-    Ok(cgroup.join()?)
 }
 
 /// Limits beside the rules for devices, which every engine writes and a user namespace makes moot.

@@ -117,16 +117,20 @@ fn channel() -> Result<Channel, Error> {
 ///
 /// A namespace cannot be joined, or clone3(2) fails.
 pub fn spawn(plan: &Plan<'_>, birth: &Birth<'_>) -> Result<(Child, Handshake), Error> {
-    match procfs::own_threads() {
-        Ok(1) => {}
-        Ok(threads) => return Err(Error::Threads(threads)),
-        Err(error) => return Err(Error::Clone(error)),
-    }
+    check_threads()?;
     let channel = channel()?;
     let child =
         if birth.apart { spawn_apart(plan, birth, &channel)? } else { spawn_here(plan, birth, &channel)? };
     // The child's end is the child's alone from here on: its death is then seen as the end of the file.
     Ok((child, Handshake { socket: channel.ours }))
+}
+
+fn check_threads() -> Result<(), Error> {
+    match procfs::own_threads() {
+        Ok(1) => Ok(()),
+        Ok(threads) => Err(Error::Threads(threads)),
+        Err(error) => Err(Error::Clone(error)),
+    }
 }
 
 fn spawn_here(plan: &Plan<'_>, birth: &Birth<'_>, channel: &Channel) -> Result<Child, Error> {
@@ -214,6 +218,46 @@ fn spawn_apart(plan: &Plan<'_>, birth: &Birth<'_>, channel: &Channel) -> Result<
             let kind = Kind::ALL.into_iter().find(|one| *one as i32 + 1 == kind).unwrap_or(Kind::User);
             Err(Error::Join(kind, cause()))
         }
+    }
+}
+
+/// A process that does nothing, for the sake of whatever needs one to exist. It ends when this is dropped, or dies with
+/// its maker.
+#[derive(Debug)]
+pub struct Placeholder {
+    child: Child,
+    _lifeline: OwnedFd,
+}
+
+impl Placeholder {
+    /// Makes the process.
+    ///
+    /// # Errors
+    ///
+    /// This process has several threads, or no more may be made.
+    pub fn new() -> Result<Placeholder, Error> {
+        check_threads()?;
+        let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+            .map_err(|error| Error::Channel(error.into()))?;
+        let Some(child) = clone3(0, None, 0).map_err(Error::Clone)? else {
+            drop(writer);
+            let _ = rustix::io::retry_on_intr(|| rustix::io::read(&reader, &mut [0u8; 1]));
+            vctx_child::sys::exit(0);
+        };
+        Ok(Placeholder { child, _lifeline: writer })
+    }
+
+    /// Its id.
+    #[must_use]
+    pub fn pid(&self) -> i32 {
+        self.child.pid
+    }
+}
+
+impl Drop for Placeholder {
+    fn drop(&mut self) {
+        let _ = send_signal(self.child.pidfd.as_fd(), libc::SIGKILL);
+        reap(&self.child);
     }
 }
 
