@@ -22,6 +22,7 @@ MULTIARCH = $(shell rustc --print host-tuple | sed 's/-unknown//')
 BUILD_NEEDS = cc=gcc /usr/lib/$(MULTIARCH)/libc.a=libc6-dev /usr/lib/$(MULTIARCH)/libseccomp.a=libseccomp-dev
 TEST_NEEDS = /usr/share/doc/busybox-static=busybox-static conmon=conmon containerd=containerd crun=crun \
 	dockerd=docker.io podman=podman ps=procps python3=python3 runc=runc tini-static=tini newuidmap=uidmap
+MACHINE_NEEDS = qemu-system-x86_64=qemu-system-x86 mmdebstrap=mmdebstrap mkfs.ext4=e2fsprogs
 
 .PHONY: help
 help: ## list the recipes
@@ -56,6 +57,12 @@ test-peers: setup-test ## the behaviour tests against runc and crun
 	VCTX_UNDER_TEST=runc $(CARGO) test --workspace --test tests -- $(TESTS)
 	VCTX_UNDER_TEST=crun $(CARGO) test --workspace --test tests -- $(TESTS)
 
+.PHONY: test-v2 test-systemd
+test-v2: setup-machine ## the behaviour tests on pure cgroup v2, in a QEMU machine (as root)
+	tests/vm/run v2 $(TESTS)
+test-systemd: setup-machine ## the behaviour tests under systemd and its control-group driver, in a QEMU machine
+	tests/vm/run systemd $(TESTS)
+
 .PHONY: man
 man: setup-build ## write man pages and shell completions
 	$(CARGO) run --release --example generate-docs -- $(DOCS)
@@ -74,11 +81,13 @@ install: ## install what `make build man` has made below PREFIX [/usr/local]
 .PHONY: setup
 setup: setup-test ## install what the build and the tests need
 
-.PHONY: setup-build setup-test
+.PHONY: setup-build setup-test setup-machine
 setup-build:
 	@$(call provide,$(BUILD_NEEDS))
 setup-test:
 	@$(call provide,$(BUILD_NEEDS) $(TEST_NEEDS))
+setup-machine:
+	@$(call provide,$(BUILD_NEEDS) $(MACHINE_NEEDS))
 
 # Installs the packages of what is missing. With nothing missing it touches neither network nor apt.
 define provide

@@ -46,17 +46,18 @@ pub(crate) fn of_bundle(
         preserve: crate::handles::preserve(handles.preserve_fds),
         no_pivot: handles.no_pivot,
         no_keyring: handles.no_new_keyring,
-        cgroups: cgroups(global)?,
+        cgroups: cgroups(global),
         own: Vec::new(),
         folders: Vec::new(),
     })
 }
 
 /// Who makes control groups.
-pub(crate) fn cgroups(global: &Global) -> Result<Cgroups, Error> {
-    match (global.cgroup_manager, global.systemd_cgroup) {
-        (CgroupManager::Disabled, false) => Ok(Cgroups::None),
-        (CgroupManager::Cgroupfs, false) => Ok(Cgroups::Files),
-        _ => Err(Error::SystemdCgroup),
+pub(crate) fn cgroups(global: &Global) -> Cgroups {
+    match global.cgroup_manager {
+        _ if global.systemd_cgroup => Cgroups::Systemd,
+        CgroupManager::Systemd => Cgroups::Systemd,
+        CgroupManager::Cgroupfs => Cgroups::Files,
+        CgroupManager::Disabled => Cgroups::None,
     }
 }

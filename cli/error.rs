@@ -18,8 +18,6 @@ pub(crate) enum Error {
     Storage(#[from] vctx_storage::Error),
     #[error("cannot find the bundle {}; give its folder with --bundle", path.display())]
     Bundle { path: PathBuf, source: io::Error },
-    #[error("--systemd-cgroup is not supported yet; use the cgroupfs manager of the engine")]
-    SystemdCgroup,
     #[error("cannot send the pidfd to {}", path.display())]
     PidfdSocket { path: PathBuf, source: io::Error },
     #[error("a detached process cannot have a terminal unless --console-socket takes it")]

@@ -47,6 +47,13 @@ impl Log {
         }
     }
 
+    /// Record what went wrong and does no harm.
+    pub(crate) fn warnings(&self, warnings: &[vctx_runtime::Error]) {
+        for warning in warnings {
+            self.record("warning", &crate::error::chain(warning).join(": "));
+        }
+    }
+
     /// Record a step, if `--debug` asks for it.
     pub(crate) fn debug(&self, message: &str) {
         if self.debug {

@@ -9,6 +9,7 @@ use crate::args::Global;
 use crate::create::{of_bundle, store};
 use crate::error::Error;
 use crate::handles;
+use crate::log::Log;
 use crate::run_args::RunArgs;
 use crate::supervise::{Signals, Supervisor, become_subreaper};
 
@@ -60,7 +61,8 @@ fn live(global: &Global, args: &RunArgs, mut request: Request, keep: bool) -> Re
         .and_then(|()| Supervisor::new(signals, created.child, own_terminal))
         .and_then(Supervisor::run);
     if !keep {
-        vctx_runtime::delete::finish(&created.context)?;
+        let failed = vctx_runtime::delete::finish(&created.context)?;
+        Log::new(global).warnings(&failed);
     }
     result
 }

@@ -53,8 +53,8 @@ pub(crate) struct Process {
     /// Name of the context [default: one is made up].
     #[arg(long, value_name = "NAME")]
     pub(crate) name: Option<String>,
-    /// Delete the context and its changes when it ends.
-    #[arg(long)]
+    /// Delete the context and its changes when it ends; not with --detach, for nobody waits for its end then.
+    #[arg(long, conflicts_with = "detach")]
     pub(crate) rm: bool,
     /// Give the guest a terminal [default: if standard input and output are one].
     #[arg(short, long, overrides_with = "no_tty")]
@@ -80,22 +80,12 @@ pub(crate) struct Process {
     /// Host name that the guest sees.
     #[arg(long, value_name = "NAME")]
     pub(crate) hostname: Option<String>,
-    /// First process: the command itself, or a reaper of orphans that passes signals on to it.
-    #[arg(long, value_enum, value_name = "INIT", default_value_t = Init::None)]
-    pub(crate) init: Init,
     /// Annotation of the specification; repeatable.
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) annotation: Vec<KeyValue>,
     /// Label of the context, for listing; repeatable.
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) label: Vec<KeyValue>,
-}
-
-/// Who is the guest's process 1.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Init {
-    None,
-    Reaper,
 }
 
 /// What the guest may use of the machine.

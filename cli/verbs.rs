@@ -8,6 +8,7 @@ use vctx_runtime::{delete, kill, pause, start};
 use crate::args::{DeleteArgs, Global, KillArgs, PauseArgs, ResumeArgs, StartArgs};
 use crate::create::store;
 use crate::error::Error;
+use crate::log::Log;
 
 /// `vctx start`.
 pub(crate) fn start(global: &Global, args: StartArgs) -> Result<ExitCode, Error> {
@@ -24,7 +25,8 @@ pub(crate) fn kill(global: &Global, args: KillArgs) -> Result<ExitCode, Error> {
 
 /// `vctx delete`.
 pub(crate) fn delete(global: &Global, args: DeleteArgs) -> Result<ExitCode, Error> {
-    delete::delete(&store(global), &args.id, args.force)?;
+    let failed = delete::delete(&store(global), &args.id, args.force)?;
+    Log::new(global).warnings(&failed);
     Ok(ExitCode::SUCCESS)
 }
 

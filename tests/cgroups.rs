@@ -1,7 +1,7 @@
 //! Control groups: limits in the right files, `pause resume update events ps`, device rules.
 
-use crate::harness::cgroup::{folder, is_v2, members, read};
-use crate::harness::{Case, Context, case, command, json};
+use crate::harness::cgroup::{folder, is_v2, members, pure_v2, read};
+use crate::harness::{Case, Context, Need, case, command, json};
 use serde_json::Value;
 use std::time::Duration;
 
@@ -26,6 +26,8 @@ pub fn cases() -> Vec<Case> {
         case!(ps_lists_every_process),
         case!(going_over_the_memory_limit_kills),
         case!(a_group_that_is_read_only_inside),
+        case!(exec_enters_the_group_that_the_first_process_moved_to)
+            .needs(Need::Path("/sys/fs/cgroup/cgroup.controllers")),
     ]
 }
 
@@ -77,11 +79,11 @@ fn the_process_limit_is_set_and_holds() {
 
 fn the_first_process_is_in_every_group() {
     let context = Context::idle();
-    for controller in ["memory", "cpu", "cpuset", "pids", "devices", "freezer", "blkio"] {
-        if !is_v2(controller) {
-            assert_eq!(members(&context, controller), [context.pid()], "{controller}");
-        }
-    }
+    let hierarchies = ["memory", "cpu", "cpuset", "pids", "devices", "freezer", "blkio"];
+    // Without version 1 all of them are the same group.
+    let mounted = hierarchies.into_iter().filter(|controller| pure_v2() || !is_v2(controller));
+    let groups: Vec<_> = mounted.map(|controller| members(&context, controller)).collect();
+    assert!(!groups.is_empty() && groups.iter().all(|group| *group == [context.pid()]), "{groups:?}");
 }
 
 fn groups_are_gone_after_delete() {
@@ -248,4 +250,17 @@ fn a_group_that_is_read_only_inside() {
     let (entries, refused) = printed.split_once('\n').unwrap();
     assert!(entries.parse::<u32>().unwrap() > 3, "{printed}");
     assert_eq!(refused, "refused");
+}
+
+/// As systemd does it in a context: version 2 lets no process into a group that hands controllers on.
+fn exec_enters_the_group_that_the_first_process_moved_to() {
+    let mut context = Context::sh(
+        "cd /sys/fs/cgroup && mkdir inner && echo 1 > inner/cgroup.procs && \
+         echo +pids > cgroup.subtree_control && echo moved; exec sleep 1000",
+    );
+    context.push("/linux/namespaces", json!({ "type": "cgroup" }));
+    context.mount("/sys/fs/cgroup", "cgroup", "cgroup", &["rw"]);
+    context.launch();
+    crate::harness::eventually("the move", 20, || context.output().contains("moved").then_some(()));
+    assert_eq!(context.exec_sh("grep ^0: /proc/self/cgroup").ok().line(), "0::/inner");
 }

@@ -35,6 +35,12 @@ pub fn cases() -> Vec<Case> {
         case!(exec_sends_its_terminal_over_a_console_socket),
         case!(exec_leaks_no_descriptor),
         case!(exec_of_an_interpreter_that_is_absent_names_it).needs(Need::Vctx),
+        case!(exec_follows_processes_that_have_moved_to_another_group)
+            .differs("runc", "1.1 does not on version 1"),
+        case!(exec_goes_to_the_group_that_it_names).needs(Need::Vctx),
+        case!(exec_runs_on_the_cpus_of_its_affinity)
+            .differs("runc", "1.1 ignores it")
+            .differs("crun", "1.8 ignores it"),
         case!(twenty_execs_at_once_all_answer),
     ]
 }
@@ -288,4 +294,106 @@ fn twenty_execs_at_once_all_answer() {
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
     assert_eq!(answers, (0..20).map(|number| number.to_string()).collect::<Vec<_>>());
+}
+
+/// Makes the group `below` of the context's in every hierarchy.
+fn below(context: &Context, below: &str) -> Vec<std::path::PathBuf> {
+    let name = context.spec["linux"]["cgroupsPath"].as_str().unwrap().trim_start_matches('/');
+    let hierarchies = fs::read_dir("/sys/fs/cgroup").unwrap().map(|entry| entry.unwrap().path());
+    let mut folders: Vec<_> = hierarchies
+        .chain(["/sys/fs/cgroup".into()])
+        .filter(|folder| !folder.is_symlink())
+        .map(|folder| folder.join(name))
+        .filter(|folder| folder.is_dir())
+        .map(|folder| folder.join(below))
+        .collect();
+    folders.sort();
+    folders.iter().for_each(|folder| fs::create_dir(folder).unwrap());
+    folders
+}
+
+fn exec_follows_processes_that_have_moved_to_another_group() {
+    let mut context = Context::idle();
+    let pid = context.pid().to_string();
+    let first = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    // The host moves the process away, and the group that the runtime has made goes.
+    let name = context.id.clone();
+    let other = format!("/{name}-moved");
+    context.set("/linux/cgroupsPath", json!(other));
+    let mut folders = Vec::new();
+    for entry in fs::read_dir("/sys/fs/cgroup").unwrap().chain(fs::read_dir("/sys/fs").unwrap()) {
+        let old = entry.unwrap().path().join(&name);
+        if old.is_dir() && !old.parent().unwrap().is_symlink() {
+            let new = old.with_file_name(other.trim_start_matches('/'));
+            fs::create_dir(&new).unwrap();
+            for file in ["cpuset.cpus", "cpuset.mems"] {
+                if let Ok(value) = fs::read_to_string(old.join(file)) {
+                    let _ = fs::write(new.join(file), value.trim());
+                }
+            }
+            fs::write(new.join("cgroup.procs"), &pid).unwrap();
+            fs::remove_dir(&old).unwrap();
+            folders.push((old, new));
+        }
+    }
+    let output = context.exec_sh("cat /proc/self/cgroup");
+    // Back, so that the clean-up finds the process where it was.
+    for (old, new) in &folders {
+        fs::create_dir(old).unwrap();
+        for file in ["cpuset.cpus", "cpuset.mems"] {
+            if let Ok(value) = fs::read_to_string(new.join(file)) {
+                let _ = fs::write(old.join(file), value.trim());
+            }
+        }
+        fs::write(old.join("cgroup.procs"), &pid).unwrap();
+        eventually("an empty group", 10, || fs::remove_dir(new).ok());
+    }
+    context.set("/linux/cgroupsPath", json!(format!("/{name}")));
+    let printed = output.ok();
+    assert_eq!(printed.stdout, first.replace(&format!("/{name}"), &other));
+}
+
+fn exec_goes_to_the_group_that_it_names() {
+    let context = Context::idle();
+    let pid = context.pid();
+    for folder in below(&context, "part") {
+        for file in ["cpuset.cpus", "cpuset.mems"] {
+            if let Ok(value) = fs::read_to_string(folder.with_file_name(file)) {
+                let _ = fs::write(folder.join(file), value.trim());
+            }
+        }
+    }
+    let first = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    let part = context.exec(&["--cgroup", "part"], &["cat", "/proc/self/cgroup"]).ok().stdout;
+    assert_eq!(part, first.replace(&context.id, &format!("{}/part", context.id)));
+    assert_eq!(context.exec(&["--cgroup", "/"], &["cat", "/proc/self/cgroup"]).ok().stdout, first);
+    context.exec(&["--cgroup", "absent"], &["true"]).refused_with(&["absent"]);
+    context.exec(&["--cgroup", "../up"], &["true"]).refused();
+}
+
+fn exec_runs_on_the_cpus_of_its_affinity() {
+    let mut context = Context::new();
+    context.args(&["sleep", "1000"]);
+    context.launch();
+    let allowed = "grep Cpus_allowed_list /proc/self/status | cut -f2";
+    let usual = context.exec_sh(allowed).ok().line().to_string();
+    let process = |affinity: serde_json::Value| {
+        let mut process = context.spec["process"].clone();
+        process["args"] = json!(["sh", "-c", allowed]);
+        process["execCPUAffinity"] = affinity;
+        context.file("process.json", &process.to_string())
+    };
+    for (affinity, expected) in [
+        (json!({ "final": "0" }), "0"),
+        (json!({ "initial": "0", "final": "1" }), "1"),
+        (json!({}), usual.as_str()),
+    ] {
+        let file = process(affinity.clone());
+        let output = context.exec(&["--process", file.to_str().unwrap()], &[]);
+        assert_eq!(output.ok().line(), expected, "{affinity}");
+    }
+    for wrong in [json!({ "final": "0-" }), json!({ "initial": "x" }), json!({ "final": "4095" })] {
+        let file = process(wrong);
+        context.exec(&["--process", file.to_str().unwrap()], &[]).refused();
+    }
 }

@@ -17,13 +17,22 @@ pub fn cases() -> Vec<Case> {
         case!(a_start_container_hook_without_variables_has_those_of_the_process)
             .differs("crun", "1.8 hands on its own for an absent env")
             .differs("runc", "1.1 takes an empty env for an absent one"),
+        case!(a_start_container_hook_is_held_as_the_process_is),
         case!(a_hook_has_its_arguments),
         case!(a_hook_need_not_read_its_input).differs("crun", "1.8 dies of SIGPIPE now and then"),
         case!(a_failing_hook_before_the_start_undoes_the_create),
         case!(a_failing_start_container_hook_stops_the_start),
         case!(a_failing_hook_after_the_start_stops_the_context)
-            .differs("crun", "1.8 goes on, as the specification had it before 1.2.1"),
+            .differs("crun", "1.8 follows version 1.2 of the specification, which wanted a warning"),
+        case!(a_failing_poststop_hook_is_a_warning_and_the_others_run).needs(Need::Vctx),
+        case!(poststop_runs_when_an_earlier_hook_has_failed)
+            .differs("runc", "1.1 does so for run only")
+            .differs("crun", "1.8 does not"),
         case!(a_hook_that_takes_too_long_is_killed),
+        case!(what_a_hook_has_started_is_killed_with_it).needs(Need::Vctx),
+        case!(a_hook_may_write_much_and_leave_a_process_behind)
+            .differs("runc", "1.1 waits for the end of what is left behind"),
+        case!(poststop_runs_after_a_crash),
         case!(poststop_runs_on_delete),
         case!(the_output_of_a_failed_hook_is_in_the_message).needs(Need::Vctx),
         case!(create_container_hooks_see_the_contexts_mounts),
@@ -153,8 +162,76 @@ fn a_failing_hook_after_the_start_stops_the_context() {
     context.args(&["sleep", "1000"]);
     context.set("/hooks/poststart", json!([hook("exit 3")]));
     context.create().ok();
-    context.start().refused_with(&["hook"]);
+    context.start().refused_with(&["poststart"]);
     context.wait_stopped();
+    command::run(&mut context.bundle_command("run", &[])).refused();
+}
+
+fn a_failing_poststop_hook_is_a_warning_and_the_others_run() {
+    let mut context = Context::new();
+    let (file, log) = (context.dir.join("last"), context.dir.join("log"));
+    let last = format!("touch {}", file.display());
+    context.set("/hooks/poststop", json!([hook("echo the reason >&2; exit 3"), hook(&last)]));
+    context.launch();
+    context.wait_stopped();
+    context.call(&["--log", log.to_str().unwrap(), "--log-format", "json", "delete", &context.id]).ok();
+    assert!(file.exists());
+    let record: Value = serde_json::from_str(fs::read_to_string(&log).unwrap().trim()).unwrap();
+    assert_eq!(record["level"], "warning");
+    assert!(record["msg"].as_str().unwrap().contains("the reason"), "{record}");
+    context.assert_nothing_left();
+}
+
+fn poststop_runs_when_an_earlier_hook_has_failed() {
+    for point in ["createRuntime", "createContainer", "poststart"] {
+        let mut context = Context::new();
+        let file = context.dir.join("stopped");
+        context.set(&format!("/hooks/{point}"), json!([hook("exit 3")]));
+        context.set("/hooks/poststop", json!([hook(&format!("echo once >> {}", file.display()))]));
+        context.run().refused();
+        assert_eq!(fs::read_to_string(&file).unwrap_or_default(), "once\n", "{point}");
+        context.assert_nothing_left();
+    }
+}
+
+fn poststop_runs_after_a_crash() {
+    let mut context = Context::new();
+    let file = context.dir.join("stopped");
+    let mut entry = hook("");
+    entry["args"][2] = json!(format!("cat > {}", file.display()));
+    context.set("/hooks/poststop", json!([entry]));
+    context.args(&["sleep", "1000"]);
+    context.launch();
+    // Nobody of ours sees the end.
+    command::run(std::process::Command::new("kill").args(["-KILL", &context.pid().to_string()])).ok();
+    context.wait_stopped();
+    context.delete().ok();
+    let state: Value = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+    assert_eq!((&state["id"], &state["status"]), (&json!(context.id), &json!("stopped")));
+}
+
+fn what_a_hook_has_started_is_killed_with_it() {
+    let mut context = Context::new();
+    let file = context.dir.join("pid");
+    let mut entry = hook(&format!("sleep 1000 & echo $! > {}; wait", file.display()));
+    entry["timeout"] = json!(1);
+    context.set("/hooks/createRuntime", json!([entry]));
+    context.create().refused_with(&["1 s"]);
+    let pid: u32 = fs::read_to_string(file).unwrap().trim().parse().unwrap();
+    assert!(command::wait_for_exit(pid, std::time::Duration::from_secs(10)));
+    context.assert_nothing_left();
+}
+
+fn a_hook_may_write_much_and_leave_a_process_behind() {
+    let mut context = Context::new();
+    let file = context.dir.join("pid");
+    let script = format!(
+        "head -c 300000 /dev/zero | tr '\\0' x >&2; sleep 1000 & echo $! > {}; exit 3",
+        file.display()
+    );
+    context.set("/hooks/createRuntime", json!([hook(&script)]));
+    context.create().refused();
+    command::run(std::process::Command::new("kill").arg(fs::read_to_string(file).unwrap().trim())).ok();
 }
 
 fn a_start_container_hook_without_variables_has_those_of_the_process() {
@@ -171,6 +248,21 @@ fn a_start_container_hook_without_variables_has_those_of_the_process() {
         context.run().ok();
         assert_eq!(fs::read_to_string(context.root("word")).unwrap(), seen);
     }
+}
+
+/// Its program is the image's: it must not have more than the guest has.
+fn a_start_container_hook_is_held_as_the_process_is() {
+    let mut context = Context::sh("cat /held");
+    let one = json!(["CAP_KILL"]);
+    context.set("/process/capabilities", json!({ "bounding": one, "effective": one, "permitted": one }));
+    let script = "cat > /dev/null; (grep -E 'Cap(Eff|Bnd)' /proc/self/status; cat /proc/self/cgroup) > /held";
+    context.set("/hooks/startContainer", json!([{ "path": "/bin/sh", "args": ["sh", "-c", script] }]));
+    let printed = context.prints();
+    assert!(
+        printed.contains("CapEff:\t0000000000000020") && printed.contains("CapBnd:\t0000000000000020"),
+        "{printed}"
+    );
+    assert!(printed.contains(&context.id) || printed.contains(":/\n"), "{printed}");
 }
 
 fn a_hook_that_takes_too_long_is_killed() {

@@ -306,7 +306,7 @@ fn capabilities_are_dropped() {
 fn detached_under_a_name_it_can_be_entered_and_deleted() {
     for user in [User::me(), User::ordinary()] {
         let name = user.marker.clone();
-        user.call(&["run", "-d", "--rm", "--name", &name, "host", "--", "sleep", "1000"]).ok();
+        user.call(&["run", "-d", "--name", &name, "host", "--", "sleep", "1000"]).ok();
         assert!(user.call(&["state", &name]).ok().stdout.contains("running"));
         assert_eq!(
             user.call(&["exec", &name, "sh", "-c", "echo inside > /etc/y; cat /etc/y"]).ok().line(),

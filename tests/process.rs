@@ -30,6 +30,15 @@ pub fn cases() -> Vec<Case> {
         case!(no_new_privileges_is_set_when_asked_for),
         case!(limits_are_lowered),
         case!(the_oom_score_is_raised),
+        case!(the_scheduler_is_set)
+            .differs("runc", "1.1 ignores it")
+            .differs("crun", "1.8 ignores the nice value"),
+        case!(the_io_priority_is_set).differs("runc", "1.1 ignores it").differs("crun", "1.8 ignores it"),
+        case!(the_personality_is_set).differs("runc", "1.1 ignores it"),
+        case!(the_memory_policy_is_set)
+            .needs(Need::Path("/proc/self/numa_maps"))
+            .differs("runc", "1.1 ignores it")
+            .differs("crun", "1.8 ignores it"),
         case!(standard_input_is_passed_through),
         case!(a_closed_standard_input_does_no_harm).differs("crun", "1.8 refuses to run without one"),
         case!(no_descriptor_leaks_into_the_context),
@@ -229,6 +238,46 @@ fn the_oom_score_is_raised() {
     let mut context = Context::sh("cat /proc/self/oom_score_adj");
     context.set("/process/oomScoreAdj", json!(321));
     assert_eq!(context.prints(), "321");
+}
+
+fn the_scheduler_is_set() {
+    // Fields 19 and 41 of proc_pid_stat(5): the nice value and the policy.
+    let mut context = Context::sh("cut -d' ' -f19,41 /proc/self/stat");
+    context.set("/process/scheduler", json!({ "policy": "SCHED_BATCH", "nice": 7 }));
+    assert_eq!(context.prints(), "7 3");
+    context.set("/process/scheduler", json!({ "policy": "SCHED_IDLE" }));
+    assert_eq!(context.prints(), "0 5");
+    context.set("/process/scheduler", json!({ "policy": "SCHED_SHRUBBERY" }));
+    context.create().refused();
+}
+
+fn the_io_priority_is_set() {
+    let mut context = Context::sh("ionice -p 1");
+    context.set("/process/ioPriority", json!({ "class": "IOPRIO_CLASS_BE", "priority": 6 }));
+    assert_eq!(context.prints(), "best-effort: prio 6");
+    context.set("/process/ioPriority", json!({ "class": "IOPRIO_CLASS_IDLE", "priority": 0 }));
+    assert!(context.prints().starts_with("idle"));
+    context.set("/process/ioPriority", json!({ "class": "IOPRIO_CLASS_BE", "priority": 8 }));
+    context.create().refused_with(&["iopriority"]);
+    context.assert_nothing_left();
+}
+
+fn the_personality_is_set() {
+    let mut context = Context::sh("uname -m");
+    let usual = context.prints();
+    context.set("/linux/personality", json!({ "domain": "LINUX32" }));
+    assert_ne!(context.prints(), usual);
+    context.set("/linux/personality", json!({ "domain": "LINUX" }));
+    assert_eq!(context.prints(), usual);
+}
+
+fn the_memory_policy_is_set() {
+    let mut context = Context::sh("awk '{print $2}' /proc/self/numa_maps | sort -u");
+    context.set("/linux/memoryPolicy", json!({ "mode": "MPOL_BIND", "nodes": "0" }));
+    assert!(context.prints().lines().any(|policy| policy == "bind:0"));
+    context.set("/linux/memoryPolicy", json!({ "mode": "MPOL_BIND", "nodes": "0-x" }));
+    context.create().refused_with(&["memorypolicy.nodes"]);
+    context.assert_nothing_left();
 }
 
 fn standard_input_is_passed_through() {

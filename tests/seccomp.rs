@@ -1,5 +1,6 @@
 //! System call filters: what they refuse, and how.
 
+use crate::harness::agent::Agent;
 use crate::harness::{Case, Context, Need, case, json};
 use serde_json::Value;
 
@@ -16,6 +17,14 @@ pub fn cases() -> Vec<Case> {
         case!(a_call_that_is_newer_than_the_profile_is_not_implemented)
             .needs(Need::Program("python3"))
             .needs(Need::Vctx),
+        case!(an_agent_answers_for_the_first_process),
+        case!(an_agent_gets_the_listener_of_an_exec_too)
+            .differs("crun", "1.8 names the joining process in the state"),
+        case!(an_agent_may_have_to_answer_before_the_program_runs)
+            .differs("runc", "1.1 refuses to notify of execve")
+            .differs("crun", "1.8 hands the listener over too late"),
+        case!(an_agent_that_does_not_listen_fails_the_start).needs(Need::Vctx),
+        case!(filter_flags_are_accepted_and_unknown_ones_refused),
     ]
 }
 
@@ -128,4 +137,74 @@ fn a_call_that_is_newer_than_the_profile_is_not_implemented() {
     context.bind("/lib", "/lib", &["rbind", "ro"]);
     context.set("/linux/seccomp", json!({ "defaultAction": "SCMP_ACT_ALLOW", "syscalls": [] }));
     assert_eq!(context.prints(), "38");
+}
+
+/// A context whose calls in `names` are told to `agent`.
+fn notifying(script: &str, names: &[&str], agent: &Agent) -> Context {
+    let rule = json!([{ "names": names, "action": "SCMP_ACT_NOTIFY" }]);
+    let mut context = filtered(script, "SCMP_ACT_ALLOW", rule);
+    context.set("/linux/seccomp/listenerPath", json!(agent.path));
+    context.set("/linux/seccomp/listenerMetadata", json!("words for the agent"));
+    context
+}
+
+fn an_agent_answers_for_the_first_process() {
+    let agent = Agent::new("first");
+    let mut context = notifying("mkdir /tmp/x 2>&1; sleep 1000", &["mkdir", "mkdirat"], &agent);
+    context.launch();
+    let state = agent.state();
+    assert_eq!(state["fds"], json!(["seccompFd"]));
+    assert_eq!(state["metadata"], "words for the agent");
+    assert_eq!((&state["pid"], &state["state"]["pid"]), (&json!(context.pid()), &json!(context.pid())));
+    assert_eq!(state["state"]["id"], json!(context.id));
+    assert_eq!(state["state"]["bundle"], json!(context.dir));
+    crate::harness::eventually("the answer", 10, || context.output().contains("No space left").then_some(()));
+
+    let mut context = notifying("mkdir /tmp/x", &["mkdir", "mkdirat"], &agent);
+    context.set("/process/noNewPrivileges", json!(false));
+    assert!(context.run().exits(1).stderr.contains("No space left"));
+}
+
+fn an_agent_gets_the_listener_of_an_exec_too() {
+    let agent = Agent::new("exec");
+    let mut context = notifying("sleep 1000", &["mkdir", "mkdirat"], &agent);
+    context.launch();
+    agent.state();
+    assert!(context.exec_sh("mkdir /tmp/x").exits(1).stderr.contains("No space left"));
+    let state = agent.state();
+    assert_eq!(state["state"]["pid"], context.pid());
+    assert_ne!(state["pid"], context.pid());
+}
+
+fn an_agent_may_have_to_answer_before_the_program_runs() {
+    let agent = Agent::new("before");
+    let mut context = notifying("echo ran", &["execve"], &agent);
+    assert_eq!(context.prints(), "ran");
+    context.set("/process/noNewPrivileges", json!(false));
+    assert_eq!(context.prints(), "ran");
+}
+
+fn an_agent_that_does_not_listen_fails_the_start() {
+    let agent = Agent::new("absent");
+    let mut context = notifying("sleep 1000", &["mkdir"], &agent);
+    context.set("/linux/seccomp/listenerPath", json!("/absent/agent"));
+    context.run().refused_with(&["/absent/agent"]);
+    context.assert_nothing_left();
+    context.set("/linux/seccomp/listenerPath", json!(null));
+    context.create().refused_with(&["listenerpath"]);
+    context.assert_nothing_left();
+}
+
+fn filter_flags_are_accepted_and_unknown_ones_refused() {
+    let rule = json!([{ "names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO" }]);
+    let mut context = filtered("mkdir /tmp/x 2>/dev/null || echo refused", "SCMP_ACT_ALLOW", rule);
+    for flags in
+        [&["SECCOMP_FILTER_FLAG_LOG"][..], &["SECCOMP_FILTER_FLAG_TSYNC", "SECCOMP_FILTER_FLAG_SPEC_ALLOW"]]
+    {
+        context.set("/linux/seccomp/flags", json!(flags));
+        assert_eq!(context.prints(), "refused");
+    }
+    context.set("/linux/seccomp/flags", json!(["SECCOMP_FILTER_FLAG_OF_TOMORROW"]));
+    context.create().refused();
+    context.assert_nothing_left();
 }

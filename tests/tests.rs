@@ -8,7 +8,9 @@
 mod harness;
 
 mod attacks;
+mod bad_input;
 mod cgroups;
+mod conformance;
 mod engine_containerd;
 mod engine_docker;
 mod engine_podman;
@@ -16,31 +18,45 @@ mod exec;
 mod filesystem;
 mod hooks;
 mod host_run;
+mod idmapped;
 mod invariants;
 mod lifecycle;
 mod namespaces;
+mod net_devices;
 mod process;
 mod refusals;
+mod rootless;
 mod seccomp;
+mod systemd;
 
-use harness::Need::{Program, Root, Vctx};
+use harness::Need::{Path, Program, Root, Vctx};
 
 fn main() {
     if attacks::guest::main().is_some() {
         return;
     }
     let mut suites = harness::Suites::new();
-    suites.add("invariants", &[], invariants::cases());
+    suites.add(
+        "invariants",
+        &[Path(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"))],
+        invariants::cases(),
+    );
     suites.add("lifecycle", &[Root], lifecycle::cases());
     suites.add("refusals", &[Root], refusals::cases());
+    suites.add("bad_input", &[Root], bad_input::cases());
+    suites.add("conformance", &[], conformance::cases());
     suites.add("process", &[Root], process::cases());
     suites.add("filesystem", &[Root], filesystem::cases());
+    suites.add("idmapped", &[Root], idmapped::cases());
     suites.add("namespaces", &[Root], namespaces::cases());
+    suites.add("net_devices", &[Root], net_devices::cases());
     suites.add("cgroups", &[Root], cgroups::cases());
+    suites.add("systemd", &[Root], systemd::cases());
     suites.add("exec", &[Root], exec::cases());
     suites.add("hooks", &[Root], hooks::cases());
     suites.add("seccomp", &[Root], seccomp::cases());
     suites.add("attacks", &[Root], attacks::cases());
+    suites.add("rootless", &[Root], rootless::cases());
     suites.add("host_run", &[Vctx], host_run::cases());
     suites.add("podman", &[Root, Program("podman"), Program("conmon")], engine_podman::cases());
     suites.add("containerd", &[Root, Program("containerd"), Program("ctr")], engine_containerd::cases());

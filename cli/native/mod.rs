@@ -32,7 +32,7 @@ use crate::args::{Global, SPEC_VERSION};
 use crate::error::Error;
 use crate::grants::Clock;
 use crate::handles;
-use crate::run_args::{Init, RunArgs};
+use crate::run_args::RunArgs;
 use ids::Ids;
 use target::{Root, Target};
 
@@ -87,15 +87,10 @@ pub(crate) enum NativeError {
     SwapAlone,
     #[error("--net container:{0}: it does not run")]
     NotRunning(String),
-    #[error("--init reaper is not supported yet; name an init in the context as the command")]
-    Init,
 }
 
 /// What is asked for, and whether the context is kept when it has ended.
 pub(crate) fn request(global: &Global, args: &RunArgs) -> Result<(Request, bool), Error> {
-    if args.process.init == Init::Reaper {
-        return Err(NativeError::Init.into());
-    }
     let store = crate::create::store(global);
     let name = args.process.name.clone().unwrap_or_else(made_up_name);
     state::check_id(&name)?;
@@ -116,7 +111,7 @@ pub(crate) fn request(global: &Global, args: &RunArgs) -> Result<(Request, bool)
         preserve: handles::preserve(args.handles.preserve_fds),
         no_pivot: args.handles.no_pivot,
         no_keyring: args.handles.no_new_keyring,
-        cgroups: crate::create::cgroups(global)?,
+        cgroups: crate::create::cgroups(global),
         own: vec![root.folder],
         folders: root.folders,
     };

@@ -1,7 +1,12 @@
-//! Networks of contexts: which kinds there are, and what is done to a network namespace.
+//! Networks of contexts, by netlink and without a daemon. Nothing here knows of OCI: a namespace is a descriptor, a device
+//! a name.
 //!
-//! The crate knows nothing of OCI: its arguments are names, descriptors and numbers.
+//! [`kind`] says which networks there are; [`device`] moves devices of the host into a namespace and back; `wire` is the
+//! socket that all requests go through.
 
+pub mod device;
 pub mod kind;
+
+mod wire;
 
 pub use kind::Network;

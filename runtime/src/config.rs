@@ -37,7 +37,7 @@ impl Config {
     /// As [`Config::of_bundle`].
     pub fn read(path: &Path) -> Result<Config> {
         let bytes = read(path)?;
-        let spec = parse(&bytes).map_err(|source| Error::ParseConfig { path: path.into(), source })?;
+        let spec = parse(&bytes).map_err(|error| refused::<Spec>(&bytes, path.into(), error))?;
         Ok(Config { bytes, spec })
     }
 
@@ -48,8 +48,11 @@ impl Config {
     /// It cannot be written as JSON.
     pub fn from_spec(spec: Spec) -> Result<Config> {
         let path = || PathBuf::from("the generated configuration");
-        let bytes =
-            serde_json::to_vec(&spec).map_err(|source| Error::ParseConfig { path: path(), source })?;
+        let bytes = serde_json::to_vec(&spec).map_err(|source| Error::ParseConfig {
+            path: path(),
+            field: String::new(),
+            source,
+        })?;
         Ok(Config { bytes, spec })
     }
 }
@@ -64,7 +67,7 @@ pub fn read_process(path: &Path) -> Result<Process> {
     match serde_json::from_slice(&bytes) {
         Ok(process) => Ok(process),
         Err(first) => normalised(&bytes, normalise_process)
-            .ok_or(Error::ParseConfig { path: path.into(), source: first }),
+            .ok_or_else(|| refused::<Process>(&bytes, path.into(), first)),
     }
 }
 
@@ -85,9 +88,21 @@ fn parse(bytes: &[u8]) -> serde_json::Result<Spec> {
     serde_json::from_slice(bytes).or_else(|first| normalised(bytes, normalise).ok_or(first))
 }
 
+/// The error with the field that it is about, for which the text is read once more.
+fn refused<T: serde::de::DeserializeOwned>(bytes: &[u8], path: PathBuf, source: serde_json::Error) -> Error {
+    let mut reader = serde_json::Deserializer::from_slice(bytes);
+    let found = serde_path_to_error::deserialize::<_, T>(&mut reader).err();
+    let field = found.map(|error| error.path().to_string()).filter(|path| path != ".");
+    Error::ParseConfig { path, field: field.map_or_else(String::new, |field| format!(" in {field}")), source }
+}
+
 fn normalised<T: serde::de::DeserializeOwned>(bytes: &[u8], change: impl Fn(&mut Value)) -> Option<T> {
     let mut value: Value = serde_json::from_slice(bytes).ok()?;
+    let before = value.clone();
     change(&mut value);
+    if value == before {
+        return None;
+    }
     serde_json::from_value(value).ok()
 }
 

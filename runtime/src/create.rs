@@ -16,6 +16,7 @@ use vctx_context::idmap::{Mappings, Range};
 use vctx_context::namespace::{Joined, Kind};
 use vctx_context::spawn::{self, Birth, Child, Handshake};
 use vctx_context::{capability, exe, procfs, seccomp, terminal};
+use vctx_netns::device;
 
 use crate::config::Config;
 use crate::failure::explain;
@@ -23,7 +24,7 @@ use crate::hooks::{self, Point};
 use crate::plan::{Facts, RootFs};
 use crate::state::{Context, Lock, State, Store, check_id};
 use crate::undo::{Step, Undo};
-use crate::{Error, Result};
+use crate::{Error, Result, idmapped};
 
 /// What is to be created.
 #[derive(Debug)]
@@ -89,6 +90,8 @@ pub enum Start {
 pub enum Cgroups {
     /// We, in the file system. Without the right to, and when no limit is asked for, there are none.
     Files,
+    /// systemd: each is a scope.
+    Systemd,
     /// Nobody.
     None,
 }
@@ -112,6 +115,7 @@ pub struct Created {
 pub fn create(store: &Store, mut request: Request) -> Result<Created> {
     check_id(&request.id)?;
     crate::validate::validate(&request.config.spec)?;
+    crate::kernel::supports(&request.config.spec)?;
     let host = Host::look(&request)?;
     protect(&host)?;
     let filter = filter(store, &request.config.spec)?;
@@ -122,35 +126,87 @@ pub fn create(store: &Store, mut request: Request) -> Result<Created> {
     // Declared after the lock, and so dropped before it: what is undone is undone while the id is still ours.
     let mut undo = Undo::default();
     let mut context = record(folder, &request, &host, &mut undo)?;
-    let join = enter_cgroup(&mut context, spec, &mut undo)?;
+    let (join, holder) = enter_cgroup(&mut context, spec, &mut undo)?;
     let listener = if request.start == Start::Wait { Some(listen_for_start(&context)?) } else { None };
 
+    let idmapped = idmapped::trees(spec, &host)?;
     let arena = Bump::new();
     let cgroup = context.state.cgroup.as_ref();
     let mut facts = facts(&request, &host, cgroup, &filter, &join, listener.as_ref())?;
     facts.console = take_terminal(spec, console.as_ref())?;
+    facts.idmaps = idmapped.iter().map(|(index, tree)| (*index, tree.as_fd())).collect();
     facts.close.push(lock.folder());
     let plan = crate::plan::new_context(&arena, spec, &facts)?;
     let (child, handshake) =
         spawn::spawn(&plan, &host.birth(join.unified.as_ref())).map_err(|error| explain(error, &plan))?;
     let pid = child.pid;
     undo.push(Step::Kill(child));
+    drop(holder);
 
-    accompany(&request, &host, &mut context, &handshake, &plan, pid, &undo)?;
-    write_pid_file(&request, pid, &mut undo)?;
-    if request.start == Start::Now {
-        let child = undo.child().ok_or(Error::Spawn(spawn::Error::Died))?;
-        let inside = Some((child.pidfd.as_fd(), context.state.namespaces.as_slice()));
-        hooks::run(spec, Point::StartContainer, &context, pid, inside)?;
+    if let Err(error) = accompany(&request, &host, &mut context, &handshake, &plan, pid, &mut undo) {
+        return Err(abandon(spec, &context, undo, error));
     }
-    handshake.order(Order::Proceed).map_err(|error| explain(error, &plan))?;
-    if request.start == Start::Now {
-        let listener = handshake.executed().map_err(|error| explain(error, &plan))?;
-        hand_over_listener(spec, listener, &context, pid)?;
-        hooks::run(spec, Point::Poststart, &context, pid, None)?;
+    write_pid_file(&request, pid, &mut undo)?;
+    if let Err(error) = let_go(store, &request, &context, &handshake, &plan, pid) {
+        return Err(abandon(spec, &context, undo, error));
     }
     let child = undo.keep().ok_or(Error::Spawn(spawn::Error::Died))?;
     Ok(Created { context, child, lock })
+}
+
+/// From here the child lives without us; when it is to run at once, we see it do so.
+fn let_go(
+    store: &Store,
+    request: &Request,
+    context: &Context,
+    handshake: &Handshake,
+    plan: &Plan<'_>,
+    pid: i32,
+) -> Result<()> {
+    let spec = &request.config.spec;
+    if request.start == Start::Now {
+        hooks::start_container(store, spec, context)?;
+    }
+    handshake.order(Order::Proceed).map_err(|error| explain(error, plan))?;
+    if request.start == Start::Wait {
+        return Ok(());
+    }
+    while let Some(listener) = handshake.executed().map_err(|error| explain(error, plan))? {
+        hand_over(spec, &listener, context, pid)?;
+    }
+    hooks::run(spec, Point::Poststart, context, pid, None)
+}
+
+/// A start that the memory limit has made fail says so.
+fn blame_memory(error: Error, spec: &Spec, context: &Context) -> Error {
+    let out_of_memory = match &error {
+        Error::Spawn(spawn::Error::Died) => {
+            context.state.cgroup.as_ref().is_some_and(|cgroup| cgroup.oom_kills().unwrap_or(0) > 0)
+        }
+        Error::Step { source, .. } => source.raw_os_error() == Some(libc::ENOMEM),
+        Error::Cgroup(error) => error.is_memory_in_use(),
+        _ => false,
+    };
+    let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+    let limit = resources.and_then(|resources| resources.memory().as_ref()?.limit());
+    match limit.filter(|limit| out_of_memory && *limit > 0) {
+        Some(limit) => Error::invalid(
+            "linux.resources.memory.limit",
+            format!("is {limit} bytes, which is too low for a start; 8 MiB is enough for most"),
+        ),
+        None => error,
+    }
+}
+
+/// Undoes a `create` that has begun to run hooks: the specification wants those of the stop then ("Lifecycle", 12 and 13).
+fn abandon(spec: &Spec, context: &Context, undo: Undo, error: Error) -> Error {
+    let error = blame_memory(error, spec, context);
+    drop(undo);
+    if matches!(error, Error::Hook { .. } | Error::RunHook { .. }) {
+        // One error is told: the one that has led here.
+        let _ = hooks::poststop(spec, context);
+    }
+    error
 }
 
 /// What the parent does while the child sets itself up, up to the point where it can live alone.
@@ -161,7 +217,7 @@ fn accompany(
     handshake: &Handshake,
     plan: &Plan<'_>,
     pid: i32,
-    undo: &Undo,
+    undo: &mut Undo,
 ) -> Result<()> {
     let spec = &request.config.spec;
     // While the child mounts, its limits are written: they hold before the first instruction of the guest.
@@ -175,6 +231,7 @@ fn accompany(
         mappings.write(pid, host.privileged)?;
         handshake.order(Order::Mapped).map_err(|error| explain(error, plan))?;
     }
+    move_devices(spec, host, pid, undo)?;
     if hooks::gate(spec) {
         handshake.expect(&[Report::Gate]).map_err(|error| explain(error, plan))?;
         let child = undo.child().ok_or(Error::Spawn(spawn::Error::Died))?;
@@ -199,14 +256,34 @@ fn accompany(
     context.write()
 }
 
+/// Moves the network devices that the configuration names into the context. At its end the kernel takes care of them.
+fn move_devices(spec: &Spec, host: &Host, pid: i32, undo: &mut Undo) -> Result<()> {
+    let devices = crate::plan::net_devices(spec);
+    if devices.is_empty() {
+        return Ok(());
+    }
+    let own;
+    let namespace = match host.joined.iter().find(|one| one.kind == Kind::Network) {
+        Some(joined) => joined.as_fd(),
+        None => {
+            own = Joined::open(Kind::Network, format!("/proc/{pid}/ns/net").as_ref())?;
+            own.as_fd()
+        }
+    };
+    for device in devices {
+        undo.push(Step::ReturnDevice(device::move_into(&device, namespace)?));
+    }
+    Ok(())
+}
+
 /// What has to be known of the machine and of ourselves before anything is done.
-struct Host {
+pub(crate) struct Host {
     proc: OwnedFd,
-    privileged: bool,
+    pub(crate) privileged: bool,
     kinds: Vec<(Kind, Option<PathBuf>)>,
-    joined: Vec<Joined>,
+    pub(crate) joined: Vec<Joined>,
     /// Mappings that we write for a new user namespace.
-    mappings: Option<Mappings>,
+    pub(crate) mappings: Option<Mappings>,
     cgroup: Option<Cgroup>,
 }
 
@@ -223,10 +300,11 @@ impl Host {
         let makes_user = kinds.iter().any(|(kind, path)| *kind == Kind::User && path.is_none());
         let cgroup = match request.cgroups {
             Cgroups::None => None,
-            Cgroups::Files => {
+            driver => {
                 let path = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_ref());
                 let path = path.map(|path| path.to_string_lossy());
-                Some(Cgroup::plan(&Layout::detect()?, path.as_deref(), &request.id)?)
+                let plan = if driver == Cgroups::Systemd { Cgroup::plan_scope } else { Cgroup::plan };
+                Some(plan(&Layout::detect()?, path.as_deref(), &request.id)?)
             }
         };
         Ok(Host {
@@ -278,19 +356,21 @@ impl Host {
 
 /// The mappings of a configuration.
 pub(crate) fn mappings(spec: &Spec) -> Mappings {
-    let ranges = |list: Option<&Vec<LinuxIdMapping>>| {
-        let range = |one: &LinuxIdMapping| Range {
-            inside: one.container_id(),
-            outside: one.host_id(),
-            length: one.size(),
-        };
-        list.into_iter().flatten().map(range).collect()
-    };
     let linux = spec.linux().as_ref();
     Mappings {
         users: ranges(linux.and_then(|linux| linux.uid_mappings().as_ref())),
         groups: ranges(linux.and_then(|linux| linux.gid_mappings().as_ref())),
     }
+}
+
+/// The mappings of the configuration, as ranges.
+pub(crate) fn ranges(list: Option<&Vec<LinuxIdMapping>>) -> Vec<Range> {
+    let range = |one: &LinuxIdMapping| Range {
+        inside: one.container_id(),
+        outside: one.host_id(),
+        length: one.size(),
+    };
+    list.into_iter().flatten().map(range).collect()
 }
 
 /// A guest whose root is a user of its own cannot write our executable: only one that shares the host's ids could.
@@ -372,19 +452,26 @@ fn rootfs(request: &Request) -> PathBuf {
     }
 }
 
-fn enter_cgroup(context: &mut Context, spec: &Spec, undo: &mut Undo) -> Result<Join> {
-    let Some(cgroup) = context.state.cgroup.clone() else { return Ok(Join::default()) };
+/// Makes the control group. The placeholder, if there is one, holds it until the child is in.
+fn enter_cgroup(
+    context: &mut Context,
+    spec: &Spec,
+    undo: &mut Undo,
+) -> Result<(Join, Option<spawn::Placeholder>)> {
+    let Some(cgroup) = context.state.cgroup.clone() else { return Ok(Default::default()) };
     match cgroup.create() {
-        Ok(_) => undo.push(Step::RemoveCgroup(cgroup.clone())),
+        Ok(created) => {
+            undo.push(Step::RemoveCgroup(cgroup.clone()));
+            Ok((cgroup.join()?, created.holder))
+        }
         // An ordinary user without a delegated group can still have a context, only no limits.
         Err(error) if error.is_not_permitted() && !asks_for_limits(spec) => {
             context.state.cgroup = None;
-            return Ok(Join::default());
+            Ok(Default::default())
         }
-        Err(error) if error.is_not_permitted() => return Err(Error::Limits(error)),
-        Err(error) => return Err(error.into()),
+        Err(error) if error.is_not_permitted() => Err(Error::Limits(error)),
+        Err(error) => Err(error.into()),
     }
-    Ok(cgroup.join()?)
 }
 
 /// Limits beside the rules for devices, which every engine writes and a user namespace makes moot.
@@ -475,6 +562,8 @@ fn facts<'a>(
         proc: host.proc.as_fd(),
         tasks: groups.tasks.iter().map(AsFd::as_fd).collect(),
         close: Vec::new(),
+        path: None,
+        standard: Vec::new(),
         console: None,
         filter: filter.as_ref().map(|filter| Filter {
             program: &filter.program,
@@ -538,15 +627,9 @@ pub(crate) fn write_pid(path: &std::path::Path, pid: i32) -> Result<()> {
 }
 
 /// Gives a filter's notification descriptor to the agent that the profile names.
-pub(crate) fn hand_over_listener(
-    spec: &Spec,
-    listener: Option<OwnedFd>,
-    context: &Context,
-    pid: i32,
-) -> Result<()> {
-    let Some(descriptor) = listener else { return Ok(()) };
+pub(crate) fn hand_over(spec: &Spec, listener: &OwnedFd, context: &Context, pid: i32) -> Result<()> {
     let profile = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
-    hooks::send_seccomp_state(profile, descriptor.as_fd(), context, pid)
+    hooks::send_seccomp_state(profile, listener.as_fd(), context, pid)
 }
 
 /// The caller's own ids, which a namespace without privilege maps.

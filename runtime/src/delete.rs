@@ -8,7 +8,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Signal, pidfd_send_signal};
 
 use crate::config::Config;
-use crate::hooks::{self, Point};
+use crate::hooks;
 use crate::state::{Alive, Context, Status, Store};
 use crate::{Error, Result};
 
@@ -16,19 +16,20 @@ use crate::{Error, Result};
 /// that is gone.
 const DEATH: Duration = Duration::from_secs(10);
 
-/// Deletes a stopped context; with `force` a running one as well, and an absent one is no error.
+/// Deletes a stopped context; with `force` a running one as well, and an absent one is no error. Gives the poststop hooks
+/// that failed, of which the specification wants a warning.
 ///
 /// # Errors
 ///
 /// The context runs, or something of it cannot be removed.
-pub fn delete(store: &Store, id: &str, force: bool) -> Result<()> {
+pub fn delete(store: &Store, id: &str, force: bool) -> Result<Vec<Error>> {
     let context = match store.open(id) {
         Err(Error::Absent { .. }) if force => return sweep(store, id),
         Err(Error::Damaged { .. }) if force => return sweep(store, id),
         result => result?,
     };
     let _lock = match context.lock() {
-        Err(Error::Absent { .. }) if force => return Ok(()),
+        Err(Error::Absent { .. }) if force => return Ok(Vec::new()),
         result => result?,
     };
     match context.status()? {
@@ -45,25 +46,22 @@ pub fn delete(store: &Store, id: &str, force: bool) -> Result<()> {
 }
 
 /// A folder without a state is what a `create` leaves that was killed in its first step.
-fn sweep(store: &Store, id: &str) -> Result<()> {
+fn sweep(store: &Store, id: &str) -> Result<Vec<Error>> {
     crate::state::check_id(id)?;
-    remove_folder(&store.root().join(id))
+    remove_folder(&store.root().join(id)).map(|()| Vec::new())
 }
 
-/// Removes a context that has ended, and runs its poststop hooks.
+/// Removes a context that has ended, and runs its poststop hooks. Gives those that failed.
 ///
 /// # Errors
 ///
 /// A control group or a file cannot be removed.
-pub fn finish(context: &Context) -> Result<()> {
+pub fn finish(context: &Context) -> Result<Vec<Error>> {
     // The configuration goes with the folder: what is needed of it is read before.
     let config = if context.state.has_poststop { Config::read(&context.config_path()).ok() } else { None };
     clear(context)?;
     remove_folder(&context.folder)?;
-    if let Some(config) = config {
-        hooks::run_all(&config.spec, Point::Poststop, context, 0, None);
-    }
-    Ok(())
+    Ok(config.map_or_else(Vec::new, |config| hooks::poststop(&config.spec, context)))
 }
 
 /// Removes everything but the folder of the state.

@@ -53,10 +53,12 @@ pub enum Error {
         source: io::Error,
     },
     /// A configuration is no JSON, or a field has the wrong type.
-    #[error("{} is not a valid configuration", path.display())]
+    #[error("{} is not a valid configuration{field}", path.display())]
     ParseConfig {
         /// File.
         path: PathBuf,
+        /// Where, with a word before it; empty when the text is no JSON.
+        field: String,
         /// Where and why.
         source: serde_json::Error,
     },
@@ -126,6 +128,9 @@ pub enum Error {
     /// Ids could not be mapped.
     #[error(transparent)]
     Idmap(#[from] idmap::Error),
+    /// A network device.
+    #[error(transparent)]
+    Device(#[from] vctx_netns::device::Error),
     /// Control groups.
     #[error(transparent)]
     Cgroup(#[from] cgroup::Error),

@@ -9,12 +9,13 @@ use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::process::geteuid;
 use vctx_context::child::handshake::{Order, Report};
 use vctx_context::child::plan::{Filter, Join, Plan, Scene};
+use vctx_context::child::sys::sched_setaffinity;
 use vctx_context::namespace::Kind;
 use vctx_context::spawn::{self, Birth, Child};
 use vctx_context::{cgroup, exe, procfs, seccomp};
 
 use crate::config::Config;
-use crate::create::{Console, match_terminal};
+use crate::create::{Console, hand_over, match_terminal};
 use crate::failure::explain;
 use crate::plan::{Facts, RootFs, makes_mounts};
 use crate::state::{Alive, Context, Status, Store};
@@ -63,10 +64,32 @@ pub fn target(store: &Store, id: &str) -> Result<Target> {
 /// # Errors
 ///
 /// The context is not running, or a step fails; what was made is undone.
-pub fn exec(store: &Store, target: &Target, mut request: Request) -> Result<Child> {
+pub fn exec(store: &Store, target: &Target, request: Request) -> Result<Child> {
     let (context, spec) = (&target.context, &target.spec);
     crate::validate::process("process", &request.process)?;
+    crate::kernel::labels(&request.process)?;
     let alive = running(context, request.ignore_paused)?;
+    enter(store, context, spec, &alive, request, Program::default())
+}
+
+/// A program that is no `exec` of the caller's: a hook that runs in the context.
+#[derive(Debug, Default)]
+pub(crate) struct Program {
+    /// Its path, where that is not the first argument.
+    pub(crate) path: Option<PathBuf>,
+    /// What becomes its standard input, output and error.
+    pub(crate) standard: Vec<(OwnedFd, i32)>,
+}
+
+/// Joins the context's namespaces and groups with a new process, which is held as the context's first is.
+pub(crate) fn enter(
+    store: &Store,
+    context: &Context,
+    spec: &Spec,
+    alive: &Alive,
+    mut request: Request,
+    program: Program,
+) -> Result<Child> {
     let kinds = &context.state.namespaces;
     let privileged = geteuid().is_root();
     if !kinds.contains(&Kind::User) || !privileged {
@@ -76,7 +99,7 @@ pub fn exec(store: &Store, target: &Target, mut request: Request) -> Result<Chil
     let filter =
         profile.map(|profile| seccomp::compile(profile, Some(&store.seccomp_cache()))).transpose()?.flatten();
     let console = request.console.take().map(Console::connect).transpose()?;
-    let groups = groups(context, request.cgroup.as_deref())?;
+    let groups = groups(context, request.cgroup.as_deref(), alive.pid)?;
 
     let arena = Bump::new();
     let proc = procfs::open().map_err(Error::Proc)?;
@@ -101,6 +124,12 @@ pub fn exec(store: &Store, target: &Target, mut request: Request) -> Result<Chil
         proc: proc.as_fd(),
         tasks: groups.tasks.iter().map(AsFd::as_fd).collect(),
         close: Vec::new(),
+        path: program.path,
+        standard: program
+            .standard
+            .iter()
+            .map(|(descriptor, standard)| (descriptor.as_fd(), *standard))
+            .collect(),
         console: match_terminal(request.process.terminal().unwrap_or(false), console.as_ref())?,
         filter: filter.as_ref().map(|filter| Filter {
             program: &filter.program,
@@ -128,7 +157,8 @@ pub fn exec(store: &Store, target: &Target, mut request: Request) -> Result<Chil
         apart: !privileged,
         cgroup: groups.unified.as_ref().map(AsFd::as_fd),
     };
-    let (child, handshake) = spawn::spawn(&plan, &birth).map_err(|error| explain(error, &plan))?;
+    let (child, handshake) =
+        confined(&request.process, || spawn::spawn(&plan, &birth).map_err(|error| explain(error, &plan)))?;
     let pid = child.pid;
     let mut undo = Undo::default();
     undo.push(Step::Kill(child));
@@ -141,8 +171,9 @@ pub fn exec(store: &Store, target: &Target, mut request: Request) -> Result<Chil
         crate::create::write_pid(path, pid)?;
     }
     handshake.order(Order::Proceed).map_err(|error| explain(error, &plan))?;
-    let listener = handshake.executed().map_err(|error| explain(error, &plan))?;
-    crate::create::hand_over_listener(spec, listener, context, pid)?;
+    while let Some(listener) = handshake.executed().map_err(|error| explain(error, &plan))? {
+        hand_over(spec, &listener, context, pid)?;
+    }
     undo.keep().ok_or(Error::Spawn(spawn::Error::Died))
 }
 
@@ -153,7 +184,21 @@ fn own_root(alive: &Alive) -> Result<OwnedFd> {
     openat(CWD, &path, flags, Mode::empty()).map_err(|error| Error::state("open", path)(error.into()))
 }
 
-fn running(context: &Context, ignore_paused: bool) -> Result<crate::state::Alive> {
+/// Calls `make` on the CPUs of `execCPUAffinity.initial`: the child is born there, before it enters its control group.
+fn confined<T>(process: &Process, make: impl FnOnce() -> Result<T>) -> Result<T> {
+    let initial = process.exec_cpu_affinity().as_ref().and_then(|affinity| affinity.initial().as_deref());
+    let Some(cpus) = initial.filter(|cpus| !cpus.is_empty()) else { return make() };
+    const FIELD: &str = "process.execCPUAffinity.initial";
+    let mask = crate::plan::mask(FIELD, cpus)?;
+    let refused = |errno: rustix::io::Errno| Error::invalid(FIELD, format!("is {cpus}: {errno}"));
+    let own = rustix::thread::sched_getaffinity(None).map_err(refused)?;
+    sched_setaffinity(&mask).map_err(refused)?;
+    let made = make();
+    rustix::thread::sched_setaffinity(None, &own).map_err(refused)?;
+    made
+}
+
+fn running(context: &Context, ignore_paused: bool) -> Result<Alive> {
     let id = || context.state.id.clone();
     let status = context.status()?;
     match (status, context.alive()?) {
@@ -168,10 +213,12 @@ fn running(context: &Context, ignore_paused: bool) -> Result<crate::state::Alive
     }
 }
 
-fn groups(context: &Context, below: Option<&str>) -> Result<cgroup::Join> {
+/// The context's group, one below it, or the one that its first process has moved to. `/` is the context's in any case.
+fn groups(context: &Context, below: Option<&str>, pid: i32) -> Result<cgroup::Join> {
     let Some(cgroup) = &context.state.cgroup else { return Ok(cgroup::Join::default()) };
     match below {
+        Some("/") => Ok(cgroup.join()?),
         Some(path) => Ok(cgroup.child(path)?.join()?),
-        None => Ok(cgroup.join()?),
+        None => Ok(cgroup.join_beside(pid)?),
     }
 }

@@ -69,6 +69,10 @@ fn item(failure: &Failure, plan: &Plan<'_>) -> Option<String> {
     if matches!(failure.step, Step::Cwd | Step::CwdOutside) {
         return Some(text(plan.process.cwd));
     }
+    if failure.step == Step::Label {
+        let (_, label) = plan.process.label?;
+        return Some(String::from_utf8_lossy(label).into_owned());
+    }
     if failure.step == Step::Rlimit {
         let (resource, soft, hard) = plan.process.rlimits.get(index)?;
         return Some(format!("number {resource} to {soft}:{hard}"));
@@ -83,7 +87,6 @@ fn item(failure: &Failure, plan: &Plan<'_>) -> Option<String> {
         | Step::MountTarget
         | Step::MountFakeProc
         | Step::MountNotProc
-        | Step::MountIdmap
         | Step::MountFlags
         | Step::MountAttach
         | Step::MountCopyUp => {

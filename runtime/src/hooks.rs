@@ -5,20 +5,21 @@
 
 use std::fs::File;
 use std::io::{self, Seek, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use oci_spec::runtime::{Hook, LinuxSeccomp, Spec};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, memfd_create};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 use serde_json::json;
 use vctx_context::namespace::Kind;
 
-use crate::state::Context;
+use crate::exec::{self, Program, Request};
+use crate::state::{Context, Store};
 use crate::{Error, Result};
 
 /// When a hook runs.
@@ -47,9 +48,8 @@ impl Point {
 
     fn status(self) -> &'static str {
         match self {
-            // Prestart hooks are older than the others: they ran after `create` once, and know that status.
-            Point::Prestart | Point::StartContainer => "created",
-            Point::CreateRuntime | Point::CreateContainer => "creating",
+            Point::Prestart | Point::CreateRuntime | Point::CreateContainer => "creating",
+            Point::StartContainer => "created",
             Point::Poststart => "running",
             Point::Poststop => "stopped",
         }
@@ -81,6 +81,49 @@ pub(crate) fn gate(spec: &Spec) -> bool {
     [Point::Prestart, Point::CreateRuntime, Point::CreateContainer].into_iter().any(|point| has(spec, point))
 }
 
+/// Runs the startContainer hooks in the context, which waits for its start. Their programs are the context's own, so they
+/// are held as its process is: groups, user, capabilities, filter and all.
+pub(crate) fn start_container(store: &Store, spec: &Spec, context: &Context) -> Result<()> {
+    let point = Point::StartContainer;
+    let (hooks, Some(process)) = (point.of(spec), spec.process()) else { return Ok(()) };
+    let Some(alive) = context.alive()?.filter(|_| !hooks.is_empty()) else { return Ok(()) };
+    let state = state(context, point.status(), alive.pid);
+    hooks.iter().try_for_each(|hook| {
+        let fail = |source| Error::RunHook { point: point.name(), path: hook.path().clone(), source };
+        let words = words().map_err(fail)?;
+        let mut process = process.clone();
+        let name = || vec![hook.path().to_string_lossy().into_owned()];
+        let args = hook.args().clone().filter(|args| !args.is_empty()).unwrap_or_else(name);
+        process.set_args(Some(args)).set_terminal(Some(false)).set_console_size(None);
+        if let Some(env) = hook.env() {
+            process.set_env(Some(env.clone()));
+        }
+        let request = Request {
+            process,
+            console: None,
+            pid_file: None,
+            preserve: 0,
+            cgroup: None,
+            ignore_paused: false,
+        };
+        let input = serde_json::to_vec(&state).map_err(io::Error::from).and_then(|bytes| input(&bytes));
+        let null = File::options().write(true).open("/dev/null");
+        let standard = vec![
+            (input.map_err(fail)?.into(), 0),
+            (null.map_err(fail)?.into(), 1),
+            (words.try_clone().map_err(fail)?.into(), 2),
+        ];
+        let program = Program { path: Some(hook.path().clone()), standard };
+        let child = exec::enter(store, context, spec, &alive, request, program)?;
+        let in_time = wait(child.pidfd.as_fd(), timeout(hook)).map_err(fail)?;
+        if !in_time {
+            rustix::process::pidfd_send_signal(&child.pidfd, Signal::KILL)
+                .map_err(|error| fail(error.into()))?;
+        }
+        judge(hook, point, in_time, vctx_context::spawn::reap(&child), &words)
+    })
+}
+
 /// Runs the hooks of a point in order, and stops at the first that fails. With `inside`, they run in these namespaces of
 /// the process, while its root is still the host's.
 pub(crate) fn run(
@@ -95,20 +138,14 @@ pub(crate) fn run(
         return Ok(());
     }
     let state = state(context, point.status(), pid);
-    hooks.iter().try_for_each(|hook| one(spec, hook, point, context, &state, inside))
+    hooks.iter().try_for_each(|hook| one(hook, point, context, &state, inside))
 }
 
-/// Runs all hooks of a point, whatever becomes of each: the specification asks for that after the stop.
-pub(crate) fn run_all(
-    spec: &Spec,
-    point: Point,
-    context: &Context,
-    pid: i32,
-    inside: Option<(BorrowedFd<'_>, &[Kind])>,
-) -> Vec<Error> {
-    let state = state(context, point.status(), pid);
-    let all = point.of(spec).iter();
-    all.filter_map(|hook| one(spec, hook, point, context, &state, inside).err()).collect()
+/// Runs the poststop hooks, whatever becomes of each, and gives those that failed: the specification wants a warning.
+pub(crate) fn poststop(spec: &Spec, context: &Context) -> Vec<Error> {
+    let point = Point::Poststop;
+    let state = state(context, point.status(), 0);
+    point.of(spec).iter().filter_map(|hook| one(hook, point, context, &state, None).err()).collect()
 }
 
 /// The state as hooks and seccomp agents see it (runtime-spec, "State").
@@ -128,7 +165,6 @@ fn state(context: &Context, status: &str, pid: i32) -> serde_json::Value {
 }
 
 fn one(
-    spec: &Spec,
     hook: &Hook,
     point: Point,
     context: &Context,
@@ -137,26 +173,27 @@ fn one(
 ) -> Result<()> {
     let fail = |source| Error::RunHook { point: point.name(), path: hook.path().clone(), source };
     let words = words().map_err(fail)?;
-    let mut child = command(hook, environment(spec, hook, point), context, state, inside, &words)
-        .and_then(|mut command| match inside {
-            // The root is the context's by now, and so must the process ids be that its procfs shows.
-            Some((process, kinds)) if point == Point::StartContainer && kinds.contains(&Kind::Pid) => {
-                vctx_context::spawn::in_pid_namespace(process, || command.spawn())
-            }
-            _ => command.spawn(),
-        })
+    let mut child = command(hook, context, state, inside)
+        .and_then(|mut command| command.stderr(words.try_clone()?).spawn())
         .map_err(fail)?;
-    let timeout = hook.timeout().and_then(|seconds| u64::try_from(seconds).ok()).map(Duration::from_secs);
-    let in_time = wait(child.id(), timeout).map_err(fail)?;
+    let group = Pid::from_raw(child.id() as i32).ok_or_else(|| fail(io::ErrorKind::NotFound.into()))?;
+    let pidfd = pidfd_open(group, PidfdFlags::empty()).map_err(|error| fail(error.into()))?;
+    let in_time = wait(pidfd.as_fd(), timeout(hook)).map_err(fail)?;
     if !in_time {
-        child.kill().map_err(fail)?;
+        // The hook leads a group of its own, so that what it has started goes with it.
+        rustix::process::kill_process_group(group, Signal::KILL).map_err(|error| fail(error.into()))?;
     }
-    let status = child.wait().map_err(fail)?;
-    let how = match (in_time, status.success()) {
-        (true, true) => return Ok(()),
-        (true, false) => {
+    judge(hook, point, in_time, Some(child.wait().map_err(fail)?), &words)
+}
+
+/// What came of a hook.
+fn judge(hook: &Hook, point: Point, in_time: bool, status: Option<ExitStatus>, words: &File) -> Result<()> {
+    let how = match (in_time, status) {
+        (true, Some(status)) if status.success() => return Ok(()),
+        (true, status) => {
             let mut text = [0; 4096];
             let length = words.read_at(&mut text, 0).unwrap_or(0);
+            let status = status.map_or_else(|| "an unknown status".into(), |status| status.to_string());
             format!("failed with {status}: {}", String::from_utf8_lossy(&text[..length]).trim())
         }
         (false, _) => format!("did not end within {} s", hook.timeout().unwrap_or(0)),
@@ -164,30 +201,31 @@ fn one(
     Err(Error::Hook { point: point.name(), path: hook.path().clone(), how })
 }
 
-/// The variables of a hook. One at `startContainer` is a program of the context and runs in it: without variables of its
-/// own it gets the process's. At all other points these would be the image's say in what runs on the host.
-fn environment<'a>(spec: &'a Spec, hook: &'a Hook, point: Point) -> &'a [String] {
-    let process = spec.process().as_ref().filter(|_| point == Point::StartContainer);
-    let inherited = process.and_then(|process| process.env().as_deref());
-    hook.env().as_deref().or(inherited).unwrap_or_default()
+fn timeout(hook: &Hook) -> Option<Duration> {
+    let seconds = hook.timeout().and_then(|seconds| u64::try_from(seconds).ok())?;
+    Some(Duration::from_secs(seconds)).filter(|timeout| !timeout.is_zero())
+}
+
+/// A file for what a hook says, and not a pipe: no hook waits for a reader, and nothing that it leaves behind makes us
+/// wait for the end.
+fn words() -> io::Result<File> {
+    Ok(File::from(memfd_create("stderr", MemfdFlags::CLOEXEC)?))
 }
 
 fn command(
     hook: &Hook,
-    environment: &[String],
     context: &Context,
     state: &serde_json::Value,
     inside: Option<(BorrowedFd<'_>, &[Kind])>,
-    words: &File,
 ) -> io::Result<Command> {
     let mut command = Command::new(hook.path());
     if let Some((zeroth, rest)) = hook.args().as_deref().and_then(<[String]>::split_first) {
         command.arg0(zeroth).args(rest);
     }
     command.env_clear();
-    command.envs(environment.iter().filter_map(|variable| variable.split_once('=')));
+    command.envs(hook.env().iter().flatten().filter_map(|variable| variable.split_once('=')));
     command.current_dir(&context.state.bundle);
-    command.stdin(input(&serde_json::to_vec(state)?)?).stdout(Stdio::null()).stderr(words.try_clone()?);
+    command.stdin(Stdio::from(input(&serde_json::to_vec(state)?)?)).stdout(Stdio::null()).process_group(0);
     if let Some((process, kinds)) = inside {
         let flags =
             kinds.iter().filter(|kind| **kind != Kind::Pid).fold(0, |flags, kind| flags | kind.flag());
@@ -204,27 +242,19 @@ fn command(
     Ok(command)
 }
 
-/// A file for what a hook says. A pipe that nobody reads would stop it.
-fn words() -> io::Result<File> {
-    Ok(File::from(memfd_create("words", MemfdFlags::CLOEXEC)?))
-}
-
 /// Standard input that holds the state whole: no hook can make us wait by not reading it.
-fn input(bytes: &[u8]) -> io::Result<Stdio> {
+fn input(bytes: &[u8]) -> io::Result<File> {
     let mut file = File::from(memfd_create("state", MemfdFlags::CLOEXEC)?);
     file.write_all(bytes)?;
     file.rewind()?;
-    Ok(file.into())
+    Ok(file)
 }
 
 /// Waits for the end of a process without reaping it. False when the time was not enough.
-fn wait(pid: u32, timeout: Option<Duration>) -> io::Result<bool> {
-    let Some(timeout) = timeout.filter(|timeout| !timeout.is_zero()) else { return Ok(true) };
-    let pid = Pid::from_raw(pid as i32).ok_or_else(io::Error::last_os_error)?;
-    let pidfd: OwnedFd = pidfd_open(pid, PidfdFlags::empty())?;
-    let limit = Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: timeout.subsec_nanos().into() };
-    let mut descriptors = [PollFd::new(&pidfd, PollFlags::IN)];
-    Ok(rustix::io::retry_on_intr(|| poll(&mut descriptors, Some(&limit)))? > 0)
+fn wait(process: BorrowedFd<'_>, timeout: Option<Duration>) -> io::Result<bool> {
+    let limit = timeout.map(|timeout| Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: 0 });
+    let mut descriptors = [PollFd::from_borrowed_fd(process, PollFlags::IN)];
+    Ok(rustix::io::retry_on_intr(|| poll(&mut descriptors, limit.as_ref()))? > 0)
 }
 
 /// Sends a seccomp listener with the container process state to the agent (runtime-spec, config-linux, "Seccomp").
@@ -242,7 +272,7 @@ pub(crate) fn send_seccomp_state(
         "fds": ["seccompFd"],
         "pid": pid,
         "metadata": metadata,
-        "state": state(context, "running", pid),
+        "state": state(context, "running", context.state.process.map_or(pid, |(first, _)| first)),
     });
     let socket = vctx_context::terminal::connect_console(path)?;
     vctx_context::terminal::send(socket.as_fd(), message.to_string().as_bytes(), listener).map_err(fail)

@@ -19,6 +19,8 @@ pub mod update;
 pub mod validate;
 
 mod failure;
+mod idmapped;
+mod kernel;
 mod mount;
 mod undo;
 

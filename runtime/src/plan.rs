@@ -17,6 +17,7 @@ use vctx_context::child::plan::{
 };
 use vctx_context::child::sys::SchedulerAttributes;
 use vctx_context::namespace::Kind;
+use vctx_netns::device::Device as NetDevice;
 
 use crate::mount::{self, Options};
 use crate::validate::{clean, may_cover};
@@ -40,7 +41,7 @@ pub struct Facts<'a> {
     pub cgroups: Vec<(String, PathBuf)>,
     /// Links beside them: (target, name).
     pub cgroup_links: Vec<(String, String)>,
-    /// User namespaces of idmapped mounts, by the index of the mount.
+    /// The trees of idmapped mounts, by the index of the mount.
     pub idmaps: Vec<(usize, BorrowedFd<'a>)>,
     /// Hooks run before the root changes.
     pub gate: bool,
@@ -56,6 +57,10 @@ pub struct Facts<'a> {
     pub tasks: Vec<BorrowedFd<'a>>,
     /// See [`Plan::close`].
     pub close: Vec<BorrowedFd<'a>>,
+    /// See [`Process::path`].
+    pub path: Option<PathBuf>,
+    /// See [`Process::standard`].
+    pub standard: Vec<(BorrowedFd<'a>, i32)>,
     /// Where a terminal goes.
     pub console: Option<BorrowedFd<'a>>,
     /// Compiled seccomp filter.
@@ -173,8 +178,7 @@ fn time_offsets(spec: &Spec) -> String {
 
 fn root<'a>(press: &Press<'a>, spec: &Spec, facts: &Facts<'a>) -> Result<Root<'a>> {
     let linux = spec.linux().as_ref();
-    let propagation =
-        linux.and_then(|linux| linux.rootfs_propagation().as_deref()).and_then(mount::root_propagation);
+    let propagation = propagation(spec);
     let (source, at, mut links) = match &facts.root {
         RootFs::Folder(path) => {
             let path = press.path(path)?;
@@ -190,13 +194,15 @@ fn root<'a>(press: &Press<'a>, spec: &Spec, facts: &Facts<'a>) -> Result<Root<'a
             (source, press.path(at)?, links.iter().map(pair).collect::<Result<Vec<_>>>()?)
         }
     };
+    // The files of a new file system have the context's label (runtime-spec, "Mount Label").
+    let label = linux.and_then(|linux| linux.mount_label().as_deref()).filter(|label| !label.is_empty());
     let mut mounts = Vec::new();
     let mut seal = Vec::new();
     for (index, mount) in spec.mounts().iter().flatten().enumerate() {
         if matches!(mount.typ().as_deref(), Some("cgroup" | "cgroup2")) {
             cgroup_mount(press, mount, facts, &mut mounts, &mut links, &mut seal)?;
         } else {
-            mounts.push(self::mount(press, mount, index, facts)?);
+            mounts.push(self::mount(press, mount, index, facts, label)?);
         }
     }
     let terminal = spec.process().as_ref().and_then(oci_spec::runtime::Process::terminal).unwrap_or(false);
@@ -213,8 +219,7 @@ fn root<'a>(press: &Press<'a>, spec: &Spec, facts: &Facts<'a>) -> Result<Root<'a
         source,
         at,
         detached: !makes_mounts(spec),
-        // A mount that the host makes later must be able to arrive, and what the context does must not leave.
-        propagation: propagation.filter(|flag| *flag != mount::UNBINDABLE).unwrap_or(mount::SLAVE),
+        propagation: flow(spec),
         final_propagation: propagation.filter(|flag| matches!(*flag, mount::SHARED | mount::UNBINDABLE)),
         readonly: spec.root().as_ref().and_then(oci_spec::runtime::Root::readonly).unwrap_or(false),
         no_pivot: facts.no_pivot,
@@ -228,11 +233,28 @@ fn root<'a>(press: &Press<'a>, spec: &Spec, facts: &Facts<'a>) -> Result<Root<'a
     })
 }
 
-fn options_of(mount: &SpecMount) -> Options<'_> {
+fn propagation(spec: &Spec) -> Option<u64> {
+    let linux = spec.linux().as_ref()?;
+    linux.rootfs_propagation().as_deref().and_then(mount::root_propagation)
+}
+
+/// Propagation of every mount that comes from the host. One that the host makes later must be able to arrive, and what
+/// the context does must not leave.
+pub(crate) fn flow(spec: &Spec) -> u64 {
+    propagation(spec).filter(|flag| *flag != mount::UNBINDABLE).unwrap_or(mount::SLAVE)
+}
+
+pub(crate) fn options_of(mount: &SpecMount) -> Options<'_> {
     mount::options(mount.options().iter().flatten().map(String::as_str))
 }
 
-fn mount<'a>(press: &Press<'a>, mount: &SpecMount, index: usize, facts: &Facts<'a>) -> Result<Mount<'a>> {
+fn mount<'a>(
+    press: &Press<'a>,
+    mount: &SpecMount,
+    index: usize,
+    facts: &Facts<'a>,
+    files_label: Option<&str>,
+) -> Result<Mount<'a>> {
     let mut options = options_of(mount);
     let destination = clean(mount.destination());
     let kind = mount.typ().as_deref().unwrap_or("");
@@ -241,7 +263,11 @@ fn mount<'a>(press: &Press<'a>, mount: &SpecMount, index: usize, facts: &Facts<'
         let path = mount.source().as_ref().ok_or_else(|| {
             Error::invalid(format!("mounts[{index}].source"), "is missing, and a bind mount needs one")
         })?;
-        Source::Bind { path: press.path(path)?, recursive: options.recursive, procfs: destination == "/proc" }
+        let path = press.path(path)?;
+        match facts.idmaps.iter().find(|(of, _)| *of == index) {
+            Some(&(_, tree)) => Source::Tree { tree, path },
+            None => Source::Bind { path, recursive: options.recursive, procfs: destination == "/proc" },
+        }
     } else {
         if kind.is_empty() || kind == "none" {
             return Err(Error::invalid(
@@ -254,19 +280,19 @@ fn mount<'a>(press: &Press<'a>, mount: &SpecMount, index: usize, facts: &Facts<'
         options.clear_recursive = 0;
         let source =
             mount.source().as_ref().map_or(kind.as_bytes(), |path| path.as_os_str().as_encoded_bytes());
-        let data = options
-            .data
-            .iter()
-            .map(|(key, value)| Ok((press.text(key)?, value.map(|value| press.text(value)).transpose()?)));
+        let label = files_label.filter(|_| !matches!(kind, "proc" | "sysfs" | "mqueue"));
+        let label = label.map(|label| ("context", Some(label))).into_iter();
+        let data =
+            options.data.iter().copied().chain(label).map(|(key, value)| {
+                Ok((press.text(key)?, value.map(|value| press.text(value)).transpose()?))
+            });
         let data = data.collect::<Result<Vec<_>>>()?;
         Source::FileSystem { kind: press.text(kind)?, source: press.text(source)?, options: press.list(data) }
     };
-    let idmap = facts.idmaps.iter().find(|(of, _)| *of == index);
     let mut made = plain(source, press.text(&destination)?);
     options.apply(&mut made);
     made.propagation = press.list(options.propagation.clone());
     made.over_proc = may_cover(&destination);
-    made.idmap = idmap.map(|(_, namespace)| (*namespace, options.idmap.unwrap_or(false)));
     made.inherit_mode = kind == "tmpfs" && !bind && !options.data.iter().any(|(key, _)| *key == "mode");
     Ok(made)
 }
@@ -282,7 +308,6 @@ fn plain<'a>(source: Source<'a>, target: &'a CStr) -> Mount<'a> {
         propagation: &[],
         copy_up: false,
         over_proc: false,
-        idmap: None,
         inherit_mode: false,
     }
 }
@@ -423,6 +448,8 @@ pub fn process<'a>(
     let user = process.user();
     let linux = spec.linux().as_ref();
     Ok(Process {
+        path: facts.path.as_deref().map(|path| press.path(path)).transpose()?,
+        standard: press.list(facts.standard.clone()),
         args: press.list(args),
         env: press.list(env),
         find_home: find("HOME")
@@ -452,12 +479,21 @@ pub fn process<'a>(
             Some(policy) if first => Some(memory_policy(arena, policy)?),
             _ => None,
         },
-        affinity: None,
+        affinity: if first { None } else { final_affinity(arena, process)? },
         label: label(&press, process)?,
         seccomp: facts.filter,
         console: facts.console.map(|socket| Console { socket, size }),
         keep_below: 3 + facts.preserve,
     })
+}
+
+/// The CPUs of a process that joins, once it is in its control group.
+fn final_affinity<'a>(arena: &'a Bump, process: &SpecProcess) -> Result<Option<&'a [u64]>> {
+    let affinity = process.exec_cpu_affinity().as_ref();
+    match affinity.and_then(|affinity| affinity.cpu_affinity_final().as_deref()) {
+        None | Some("") => Ok(None),
+        Some(cpus) => Ok(Some(&*arena.alloc_slice_copy(&mask("process.execCPUAffinity.final", cpus)?))),
+    }
 }
 
 /// What cannot be granted is left out: in a restricted environment that is no failure (runtime-spec, "Linux Process").
@@ -497,7 +533,7 @@ fn resource(kind: PosixRlimitType) -> u32 {
 }
 
 /// sched_setattr(2); the names and numbers are those of sched(7).
-fn scheduler(process: &SpecProcess) -> Result<Option<SchedulerAttributes>> {
+pub(crate) fn scheduler(process: &SpecProcess) -> Result<Option<SchedulerAttributes>> {
     use oci_spec::runtime::{LinuxSchedulerFlag as Flag, LinuxSchedulerPolicy as Policy};
     let Some(scheduler) = process.scheduler() else { return Ok(None) };
     let policy = match scheduler.policy() {
@@ -533,7 +569,7 @@ fn scheduler(process: &SpecProcess) -> Result<Option<SchedulerAttributes>> {
 }
 
 /// ioprio_set(2): the class in the upper bits, the priority in the lower.
-fn io_priority(process: &SpecProcess) -> Result<Option<i32>> {
+pub(crate) fn io_priority(process: &SpecProcess) -> Result<Option<i32>> {
     use oci_spec::runtime::IOPriorityClass as Class;
     let Some(wanted) = process.io_priority() else { return Ok(None) };
     if !(0..=7).contains(&wanted.priority()) {
@@ -620,6 +656,18 @@ fn label<'a>(press: &Press<'a>, process: &SpecProcess) -> Result<Option<(&'a CSt
 /// The context has a mount namespace of its own.
 pub(crate) fn makes_mounts(spec: &Spec) -> bool {
     namespaces(spec).iter().any(|(kind, path)| *kind == Kind::Mount && path.is_none())
+}
+
+/// The network devices that a configuration names, in the order of their names.
+pub(crate) fn net_devices(spec: &Spec) -> Vec<NetDevice> {
+    let listed = spec.linux().as_ref().and_then(|linux| linux.net_devices().as_ref());
+    let device = |(name, device): (&String, &oci_spec::runtime::LinuxNetDevice)| NetDevice {
+        name: name.clone(),
+        new_name: device.name().clone().filter(|name| !name.is_empty()),
+    };
+    let mut devices: Vec<_> = listed.into_iter().flatten().map(device).collect();
+    devices.sort_by(|one, other| one.name.cmp(&other.name));
+    devices
 }
 
 /// The kinds of namespace of a configuration: (kind, path to join).

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use rustix::io::Errno;
@@ -14,7 +14,7 @@ use vctx_context::terminal;
 
 use crate::config::Config;
 use crate::hooks::{self, Point};
-use crate::state::{Context, Status, Store};
+use crate::state::{Alive, Context, Status, Store};
 use crate::{Error, Result};
 
 /// Starts a created context. Returns when the program was executed.
@@ -40,31 +40,39 @@ pub fn start(store: &Store, id: &str) -> Result<()> {
     let config =
         if context.state.has_start_hooks { Some(Config::read(&context.config_path())?) } else { None };
     if let Some(config) = &config {
-        let inside = Some((alive.pidfd.as_fd(), context.state.namespaces.as_slice()));
-        hooks::run(&config.spec, Point::StartContainer, &context, alive.pid, inside).inspect_err(|_| {
-            // The specification wants the context stopped then.
-            let _ = pidfd_send_signal(&alive.pidfd, Signal::KILL);
-        })?;
+        // The specification wants the context stopped when one fails.
+        hooks::start_container(store, &config.spec, &context).inspect_err(|_| stop(&context, &alive))?;
     }
     let path = context.start_path();
     let connection =
         dial(&path).map_err(|error| Error::state("reach the waiting process at", &path)(error.into()))?;
     let handshake = Handshake::over(connection);
     handshake.order(Order::Proceed).map_err(Error::Spawn)?;
-    let started = handshake.executed();
+    let started = started(&handshake, &context, alive.pid);
     // From now on nobody listens there; the file's absence says that the context was started.
     let _ = fs::remove_file(&path);
-    let listener = started.map_err(|error| explain(error, &context))?;
-    if listener.is_some() {
-        let config = Config::read(&context.config_path())?;
-        crate::create::hand_over_listener(&config.spec, listener, &context, alive.pid)?;
+    started?;
+    match &config {
+        // Since version 1.3 of the specification such a failure stops the context.
+        Some(config) => hooks::run(&config.spec, Point::Poststart, &context, alive.pid, None)
+            .inspect_err(|_| stop(&context, &alive)),
+        None => Ok(()),
     }
-    if let Some(config) = &config {
-        hooks::run(&config.spec, Point::Poststart, &context, alive.pid, None).inspect_err(|_| {
-            let _ = pidfd_send_signal(&alive.pidfd, Signal::KILL);
-        })?;
+}
+
+fn started(handshake: &Handshake, context: &Context, pid: i32) -> Result<()> {
+    while let Some(listener) = handshake.executed().map_err(|error| explain(error, context))? {
+        let config = Config::read(&context.config_path())?;
+        crate::create::hand_over(&config.spec, &listener, context, pid)?;
     }
     Ok(())
+}
+
+fn stop(context: &Context, alive: &Alive) {
+    let _ = pidfd_send_signal(&alive.pidfd, Signal::KILL);
+    if let Some(cgroup) = &context.state.cgroup {
+        let _ = cgroup.kill_all();
+    }
 }
 
 /// The plan is gone with `create`; what was to be executed is in the configuration.

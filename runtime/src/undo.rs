@@ -7,6 +7,7 @@ use rustix::process::Signal;
 use vctx_context::cgroup::Cgroup;
 use vctx_context::idmap::Mappings;
 use vctx_context::spawn::{Child, reap};
+use vctx_netns::device::Moved;
 
 /// Undoes its steps, the last one first, unless it was told to keep them. It goes on over errors: what cannot be undone
 /// now is found by the next `delete` through the state, which is undone last.
@@ -21,6 +22,7 @@ pub(crate) enum Step {
     /// A folder in which the guest's ids may have made something.
     RemoveOwn(PathBuf, Mappings),
     RemoveCgroup(Cgroup),
+    ReturnDevice(Moved),
     Kill(Child),
 }
 
@@ -55,6 +57,7 @@ impl Drop for Undo {
                     let _ = cgroup.kill_all();
                     let _ = cgroup.remove();
                 }
+                Step::ReturnDevice(device) => drop(device.back()),
                 Step::Kill(child) => {
                     let _ = rustix::process::pidfd_send_signal(&child.pidfd, Signal::KILL);
                     reap(&child);

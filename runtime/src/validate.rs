@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::path::{Component, Path};
 
-use oci_spec::runtime::{Linux, LinuxNamespaceType, Process, Spec};
+use oci_spec::runtime::{Linux, LinuxDeviceType, LinuxNamespaceType, Process, Spec};
 
 use crate::{Error, Result};
 
@@ -42,6 +42,8 @@ pub fn validate(spec: &Spec) -> Result<()> {
             return Err(Error::invalid(field, "contains `..`; give the path inside the root"));
         }
         fake_proc(&field, mount)?;
+        idmapped(spec, mount, index)?;
+        kind(mount, index)?;
         for option in mount.options().iter().flatten() {
             text(&format!("mounts[{index}].options"), option)?;
         }
@@ -130,6 +132,8 @@ pub fn process(field: &str, process: &Process) -> Result<()> {
             format!("is {score}, and must lie between -1000 and 1000"),
         ));
     }
+    crate::plan::scheduler(process)?;
+    crate::plan::io_priority(process)?;
     if let Some(mask) = process.user().umask()
         && mask > 0o777
     {
@@ -162,6 +166,55 @@ fn fake_proc(field: &str, mount: &oci_spec::runtime::Mount) -> Result<()> {
     }
     if destination.starts_with("/proc/") && !may_cover(&destination) {
         return Err(Error::invalid(field, format!("is {destination}; a mount inside /proc is refused")));
+    }
+    Ok(())
+}
+
+/// A mount has a file system, or a source that is bound.
+fn kind(mount: &oci_spec::runtime::Mount, index: usize) -> Result<()> {
+    let bind = crate::plan::options_of(mount).bind || mount.typ().as_deref() == Some("bind");
+    let field = |name: &str| format!("mounts[{index}].{name}");
+    match mount.typ().as_deref() {
+        _ if bind && mount.source().is_none() => {
+            Err(Error::invalid(field("source"), "is missing, and a bind mount needs one"))
+        }
+        None | Some("" | "none") if !bind => {
+            Err(Error::invalid(field("type"), "is missing; name a file system, or the option bind"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// An idmapped mount has both mappings, or those of the context's user namespace.
+fn idmapped(spec: &Spec, mount: &oci_spec::runtime::Mount, index: usize) -> Result<()> {
+    let options = crate::plan::options_of(mount);
+    let field = |name: &str| format!("mounts[{index}].{name}");
+    let (users, groups) = (mount.uid_mappings(), mount.gid_mappings());
+    for (name, own, other) in [("uidMappings", users, groups), ("gidMappings", groups, users)] {
+        match own.as_deref() {
+            Some(own) => id_ranges(&field(name), own)?,
+            None if other.is_some() => {
+                return Err(Error::invalid(field(name), "is missing; the mappings come in pairs"));
+            }
+            None => {}
+        }
+        if own.as_ref().is_some_and(Vec::is_empty) {
+            return Err(Error::invalid(field(name), "is empty; leave it away, or map at least one id"));
+        }
+    }
+    if users.is_none() && options.idmap.is_none() {
+        return Ok(());
+    }
+    if !options.bind && mount.typ().as_deref() != Some("bind") {
+        return Err(Error::invalid(field("options"), "asks to map the ids of what is no bind mount"));
+    }
+    let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_deref());
+    let user = |one: &oci_spec::runtime::LinuxNamespace| one.typ() == LinuxNamespaceType::User;
+    if users.is_none() && !namespaces.unwrap_or_default().iter().any(user) {
+        return Err(Error::invalid(
+            field("options"),
+            "asks for an idmapped mount without uidMappings, and there is no user namespace to take them from",
+        ));
     }
     Ok(())
 }
@@ -247,6 +300,14 @@ fn linux(spec: &Spec, linux: &Linux) -> Result<()> {
         text("linux.sysctl", value)?;
         sysctl(key, &|kind| has(kind).is_some())?;
     }
+    let devices = crate::plan::net_devices(spec);
+    if !devices.is_empty() && has(LinuxNamespaceType::Network).is_none() {
+        return needs("linux.netDevices", LinuxNamespaceType::Network);
+    }
+    net_devices(&devices)?;
+    if let Some(nodes) = linux.memory_policy().as_ref().and_then(|policy| policy.nodes().as_deref()) {
+        crate::plan::mask("linux.memoryPolicy.nodes", nodes)?;
+    }
     paths(linux)?;
     if let Some(profile) = linux.seccomp() {
         vctx_context::seccomp::validate(profile)?;
@@ -259,6 +320,30 @@ fn linux(spec: &Spec, linux: &Linux) -> Result<()> {
             "linux.rootfsPropagation",
             format!("is {name:?}; shared, slave, private and unbindable are known"),
         ));
+    }
+    Ok(())
+}
+
+fn net_devices(devices: &[vctx_netns::device::Device]) -> Result<()> {
+    let mut names = HashSet::new();
+    for device in devices {
+        let field = format!("linux.netDevices[{:?}]", device.name);
+        let name = device.new_name.as_ref().unwrap_or(&device.name);
+        if !vctx_netns::device::is_name(&device.name) || device.name.contains('%') {
+            return Err(Error::invalid(field, "is no name of a network device"));
+        }
+        if !vctx_netns::device::is_name(name) {
+            return Err(Error::invalid(
+                format!("{field}.name"),
+                format!("is {name:?}, which is no name of a network device"),
+            ));
+        }
+        if !name.contains('%') && !names.insert(name) {
+            return Err(Error::invalid(
+                format!("{field}.name"),
+                format!("is {name:?}, which another device has"),
+            ));
+        }
     }
     Ok(())
 }
@@ -291,16 +376,20 @@ fn mappings(linux: &Linux, makes_user: bool) -> Result<()> {
         if !makes_user && !mappings.is_empty() && !has_joined_user(linux) {
             return Err(Error::invalid(field, "needs a user namespace in linux.namespaces"));
         }
-        for (index, one) in mappings.iter().enumerate() {
-            if one.size() == 0
-                || one.host_id().checked_add(one.size() - 1).is_none()
-                || one.container_id().checked_add(one.size() - 1).is_none()
-            {
-                return Err(Error::invalid(
-                    format!("{field}[{index}].size"),
-                    format!("is {}; ids lie between 0 and 4294967295", one.size()),
-                ));
-            }
+        id_ranges(field, mappings)?;
+    }
+    Ok(())
+}
+
+fn id_ranges(field: &str, mappings: &[oci_spec::runtime::LinuxIdMapping]) -> Result<()> {
+    for (index, one) in mappings.iter().enumerate() {
+        let fits =
+            |first: u32| one.size().checked_sub(1).is_some_and(|rest| first.checked_add(rest).is_some());
+        if !fits(one.host_id()) || !fits(one.container_id()) {
+            return Err(Error::invalid(
+                format!("{field}[{index}].size"),
+                format!("is {}; ids lie between 0 and 4294967295", one.size()),
+            ));
         }
     }
     Ok(())
@@ -366,6 +455,12 @@ fn paths(linux: &Linux) -> Result<()> {
         }
     }
     for (index, device) in linux.devices().iter().flatten().enumerate() {
+        if device.typ() == LinuxDeviceType::A {
+            return Err(Error::invalid(
+                format!("linux.devices[{index}].type"),
+                "is a; c, u, b and p are devices",
+            ));
+        }
         let field = format!("linux.devices[{index}].path");
         path(&field, device.path())?;
         if !device.path().is_absolute() || device.path().components().any(|part| part == Component::ParentDir)

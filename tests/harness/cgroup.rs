@@ -11,6 +11,11 @@ pub fn folder(context: &Context, controller: &str) -> PathBuf {
     if is_v2(controller) { root.join(name) } else { root.join(controller).join(name) }
 }
 
+/// Whether the unified hierarchy is the only one.
+pub fn pure_v2() -> bool {
+    Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
+}
+
 /// Whether `controller` is on the unified hierarchy.
 pub fn is_v2(controller: &str) -> bool {
     !Path::new("/sys/fs/cgroup").join(controller).is_dir()

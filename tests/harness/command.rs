@@ -123,7 +123,7 @@ pub fn text(file: &File) -> String {
     String::from_utf8_lossy(&bytes[..count]).into_owned()
 }
 
-/// Waits for the process to end, on its pidfd; false when `bound` ran out. A process that is gone has ended.
+/// Waits for the process to end, on its pidfd; false when `bound` (of a machine of usual speed) ran out. A process that is gone has ended.
 pub fn wait_for_exit(pid: u32, bound: Duration) -> bool {
     // SAFETY: pidfd_open reads two integers, and a non-negative result is a new descriptor that nobody else owns.
     let pidfd = unsafe {
@@ -133,6 +133,6 @@ pub fn wait_for_exit(pid: u32, bound: Duration) -> bool {
         }
     };
     let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
-    let timeout = PollTimeout::try_from(bound).unwrap_or(PollTimeout::MAX);
+    let timeout = PollTimeout::try_from(bound * super::slowness()).unwrap_or(PollTimeout::MAX);
     poll(&mut fds, timeout).unwrap() > 0
 }

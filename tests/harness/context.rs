@@ -19,6 +19,8 @@ pub struct Context {
     pub dir: PathBuf,
     /// Where the runtime keeps its state: `--root`.
     pub state_root: PathBuf,
+    /// Further options that stand before the verb.
+    pub options: Vec<String>,
     log: Option<File>,
 }
 
@@ -33,7 +35,7 @@ impl Context {
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).unwrap();
         rootfs::populate(&dir.join("rootfs"));
         let state_root = dir.join("state");
-        Context { spec: spec::base(&id), state_root, id, dir, log: None }
+        Context { spec: spec::base(&id), state_root, options: vec![], id, dir, log: None }
     }
 
     /// A context whose first process is `script`, in busybox's shell.
@@ -117,7 +119,7 @@ impl Context {
     /// The runtime with this context's state root; the caller adds the verb.
     pub fn command(&self) -> Command {
         let mut command = Command::new(super::runtime());
-        command.arg("--root").arg(&self.state_root).env("VCTX_TEST_ID", &self.id);
+        command.arg("--root").arg(&self.state_root).args(&self.options).env("VCTX_TEST_ID", &self.id);
         command
     }
 

@@ -21,7 +21,7 @@ pub fn of(id: &str, dir: &Path, state_root: &Path) -> Vec<String> {
 
 /// As `of`, but gives a process that was just killed the time to be reaped.
 pub fn settle(id: &str, dir: &Path, state_root: &Path) -> Vec<String> {
-    let deadline = Instant::now() + Duration::from_secs(5);
+    let deadline = Instant::now() + Duration::from_secs(5) * super::slowness();
     loop {
         let left = of(id, dir, state_root);
         if left.is_empty() || Instant::now() > deadline {
@@ -41,7 +41,7 @@ pub fn clean(id: &str, dir: &Path) {
         let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
     }
     unmount_below(dir);
-    let deadline = Instant::now() + Duration::from_secs(2);
+    let deadline = Instant::now() + Duration::from_secs(2) * super::slowness();
     while !control_groups(id).is_empty() && Instant::now() < deadline {
         control_groups(id).iter().rev().for_each(|group| drop(fs::remove_dir(group)));
     }

@@ -3,6 +3,7 @@
 //! Read in this order: a test file lists `Case`s, `Suites` turns them into libtest-mimic trials, a case makes a
 //! `Context` (bundle + driver), and dropping the `Context` deletes it and fails the case if anything is left.
 
+pub mod agent;
 pub mod cgroup;
 pub mod command;
 pub mod context;
@@ -32,8 +33,10 @@ pub enum Need {
     Vctx,
     /// A program in `PATH` (or in an `sbin`).
     Program(&'static str),
-    /// A file or folder of this machine's kernel.
+    /// A file or folder of this machine's kernel or init.
     Path(&'static str),
+    /// A machine without this file or folder.
+    NoPath(&'static str),
 }
 
 impl Need {
@@ -42,7 +45,8 @@ impl Need {
             Need::Root if !nix::unistd::geteuid().is_root() => Some("needs root".into()),
             Need::Vctx if peer() != "vctx" => Some(format!("vctx only, and {} is under test", peer())),
             Need::Program(name) if which(name).is_none() => Some(format!("needs the program {name}")),
-            Need::Path(path) if !Path::new(path).exists() => Some(format!("this kernel has no {path}")),
+            Need::Path(path) if !Path::new(path).exists() => Some(format!("this machine has no {path}")),
+            Need::NoPath(path) if Path::new(path).exists() => Some(format!("this machine has {path}")),
             _ => None,
         }
     }
@@ -196,9 +200,15 @@ pub fn which(name: &str) -> Option<PathBuf> {
     path.split(':').map(|folder| Path::new(folder).join(name)).find(|file| file.is_file())
 }
 
-/// Polls until `probe` yields something; for states that only a command can tell. Panics after `seconds`.
+/// How many times slower than a real one this machine is: `VCTX_TEST_SLOW`, which the emulated machine sets.
+pub fn slowness() -> u32 {
+    std::env::var("VCTX_TEST_SLOW").ok().and_then(|text| text.parse().ok()).unwrap_or(1)
+}
+
+/// Polls until `probe` yields something; for states that only a command can tell. Panics after `seconds`, on a machine
+/// of usual speed.
 pub fn eventually<T>(what: &str, seconds: u64, mut probe: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + Duration::from_secs(seconds);
+    let deadline = Instant::now() + Duration::from_secs(seconds) * slowness();
     loop {
         if let Some(found) = probe() {
             return found;

@@ -87,7 +87,7 @@ impl Terminal {
     /// Reads until `text` was printed.
     #[track_caller]
     pub fn expect(&mut self, text: &str) {
-        let deadline = Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + Duration::from_secs(20) * super::slowness();
         while !self.seen.contains(text) {
             let left = deadline.saturating_duration_since(Instant::now());
             assert!(self.read(left), "{text:?} does not come; seen: {:?}", self.seen);
@@ -113,5 +113,5 @@ fn wait_readable(fd: &impl AsFd, bound: Duration) -> bool {
 
 #[track_caller]
 fn readable(fd: &impl AsFd, bound: Duration, what: &str) {
-    assert!(wait_readable(fd, bound), "waited {bound:?} for {what}");
+    assert!(wait_readable(fd, bound * super::slowness()), "waited {bound:?} for {what}");
 }

@@ -244,6 +244,9 @@ fn take_identity(process: &Process<'_>, slave: Option<OwnedFd>) -> Result<Path> 
         // The caller's terminal is not the guest's: without a session of its own it could push input into it.
         None => drop(rustix::process::setsid()),
     }
+    for (descriptor, standard) in process.standard {
+        sys::dup_onto(*descriptor, *standard).or_at(Step::Standard)?;
+    }
     process::prepare(process, own_root()?.as_fd())
 }
 

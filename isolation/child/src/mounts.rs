@@ -4,7 +4,7 @@
 use core::ffi::CStr;
 use core::mem::MaybeUninit;
 
-use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{
     AtFlags, CWD, FileType, Gid, Mode, OFlags, RawDir, Uid, chownat, fchmod, fchown, fstat, fstatfs, mkdirat,
     mknodat, openat, readlinkat_raw, sendfile, statat, symlinkat,
@@ -20,7 +20,6 @@ use crate::root::{attach_at, clone_tree, tree};
 use crate::sys::{MountAttributes, mount_setattr};
 
 pub(crate) const MOUNT_ATTR_RDONLY: u64 = 1;
-const MOUNT_ATTR_IDMAP: u64 = 0x0010_0000;
 const PROC_SUPER_MAGIC: i64 = 0x9fa0;
 /// How deep a tree is copied up into a tmpfs.
 const COPY_DEPTH: usize = 64;
@@ -41,14 +40,6 @@ fn one(root: BorrowedFd<'_>, mount: &Mount<'_>, index: usize) -> Result<()> {
         if kind as i64 != PROC_SUPER_MAGIC {
             return Err(fail(Step::MountNotProc)(Errno::PERM));
         }
-    }
-    if let Some((namespace, recursive)) = mount.idmap {
-        let attributes = MountAttributes {
-            set: MOUNT_ATTR_IDMAP,
-            userns_fd: namespace.as_raw_fd() as u64,
-            ..Default::default()
-        };
-        mount_setattr(&source, c"", recursive, &attributes).map_err(fail(Step::MountIdmap))?;
     }
     if mount.inherit_mode {
         // A tmpfs without a mode option looks like the folder that it covers, as /run and /tmp are expected to.
@@ -75,10 +66,11 @@ fn place(root: BorrowedFd<'_>, mount: &Mount<'_>, source: BorrowedFd<'_>, index:
     let new_proc_or_sys = match mount.source {
         Source::FileSystem { kind, .. } => kind == c"proc" || kind == c"sysfs",
         Source::Bind { procfs, .. } => procfs,
+        Source::Tree { .. } => false,
     };
     let is_folder = match mount.source {
         Source::FileSystem { .. } => true,
-        Source::Bind { .. } => {
+        Source::Bind { .. } | Source::Tree { .. } => {
             let mode = fstat(source).map_err(fail(Step::MountSource))?.st_mode;
             FileType::from_raw_mode(mode) == FileType::Directory
         }

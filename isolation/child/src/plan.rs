@@ -132,8 +132,6 @@ pub struct Mount<'a> {
     pub copy_up: bool,
     /// The target may lie on a procfs. Else a target there is refused: it would be a fake /proc (CVE-2019-16884).
     pub over_proc: bool,
-    /// The user namespace whose mapping an idmapped mount gets, and whether mounts below get it as well.
-    pub idmap: Option<(BorrowedFd<'a>, bool)>,
     /// Mode of a target folder that is made, and of a tmpfs without a mode of its own when it is mounted over a folder.
     pub inherit_mode: bool,
 }
@@ -159,6 +157,13 @@ pub enum Source<'a> {
         /// The path must be the root of a procfs: it is mounted over the guest's `/proc`.
         procfs: bool,
     },
+    /// A detached tree that the parent has made, because only it may: an idmapped mount.
+    Tree {
+        /// The tree (open_tree(2)).
+        tree: BorrowedFd<'a>,
+        /// The host path that it is a copy of, for messages.
+        path: &'a CStr,
+    },
 }
 
 /// A device node.
@@ -179,6 +184,10 @@ pub struct Device<'a> {
 /// What the child becomes.
 #[derive(Debug)]
 pub struct Process<'a> {
+    /// The program, where it is not the first argument.
+    pub path: Option<&'a CStr>,
+    /// Descriptors that become standard input, output or error: (descriptor, 0, 1 or 2).
+    pub standard: &'a [(BorrowedFd<'a>, i32)],
     /// Arguments, ending in null.
     pub args: &'a [*const c_char],
     /// Environment; two slots at the end are null, the first of which takes HOME when it was not given.
@@ -263,16 +272,16 @@ impl Source<'_> {
     #[must_use]
     pub fn path(&self) -> Option<&CStr> {
         match self {
-            Source::Bind { path, .. } => Some(path),
+            Source::Bind { path, .. } | Source::Tree { path, .. } => Some(path),
             Source::FileSystem { kind, .. } => Some(kind),
         }
     }
 }
 
 impl<'a> Process<'a> {
-    /// The first argument.
+    /// The program.
     #[must_use]
     pub fn program(&self) -> Option<&'a CStr> {
-        crate::sys::first(self.args)
+        self.path.or_else(|| crate::sys::first(self.args))
     }
 }

@@ -46,6 +46,7 @@ pub(crate) fn attach(root: &Root<'_>) -> Result<OwnedFd> {
 pub(crate) fn tree(source: &Source<'_>, flags: u64) -> core::result::Result<OwnedFd, Errno> {
     match source {
         Source::Bind { path, recursive, .. } => clone_tree(CWD, path, *recursive),
+        Source::Tree { tree, .. } => rustix::io::fcntl_dupfd_cloexec(tree, 3),
         Source::FileSystem { kind, source, options } => {
             let context = fsopen(*kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
             if !source.is_empty() {

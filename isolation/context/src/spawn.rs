@@ -3,6 +3,8 @@
 use std::io;
 use std::mem::{MaybeUninit, size_of};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
 
 use rustix::io::{Errno, IoSliceMut};
 use rustix::net::{
@@ -115,16 +117,20 @@ fn channel() -> Result<Channel, Error> {
 ///
 /// A namespace cannot be joined, or clone3(2) fails.
 pub fn spawn(plan: &Plan<'_>, birth: &Birth<'_>) -> Result<(Child, Handshake), Error> {
-    match procfs::own_threads() {
-        Ok(1) => {}
-        Ok(threads) => return Err(Error::Threads(threads)),
-        Err(error) => return Err(Error::Clone(error)),
-    }
+    check_threads()?;
     let channel = channel()?;
     let child =
         if birth.apart { spawn_apart(plan, birth, &channel)? } else { spawn_here(plan, birth, &channel)? };
     // The child's end is the child's alone from here on: its death is then seen as the end of the file.
     Ok((child, Handshake { socket: channel.ours }))
+}
+
+fn check_threads() -> Result<(), Error> {
+    match procfs::own_threads() {
+        Ok(1) => Ok(()),
+        Ok(threads) => Err(Error::Threads(threads)),
+        Err(error) => Err(Error::Clone(error)),
+    }
 }
 
 fn spawn_here(plan: &Plan<'_>, birth: &Birth<'_>, channel: &Channel) -> Result<Child, Error> {
@@ -143,19 +149,6 @@ fn become_child(plan: &Plan<'_>, channel: &Channel) -> ! {
     // child never returns to drop it.
     unsafe { libc::close(channel.ours.as_raw_fd()) };
     vctx_child::enter(plan, channel.theirs.as_fd())
-}
-
-/// Calls `make` while this process's children are born in another process's pid namespace.
-///
-/// # Errors
-///
-/// The namespace cannot be joined, or what `make` returns.
-pub fn in_pid_namespace<T>(process: BorrowedFd<'_>, make: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-    let birth = Birth { enter: Some((process, Kind::Pid.flag())), ..Default::default() };
-    join(&birth).map_err(io::Error::other)?;
-    let made = make();
-    return_home(&birth).map_err(io::Error::other)?;
-    made
 }
 
 fn join(birth: &Birth<'_>) -> Result<(), Error> {
@@ -228,6 +221,46 @@ fn spawn_apart(plan: &Plan<'_>, birth: &Birth<'_>, channel: &Channel) -> Result<
     }
 }
 
+/// A process that does nothing, for the sake of whatever needs one to exist. It ends when this is dropped, or dies with
+/// its maker.
+#[derive(Debug)]
+pub struct Placeholder {
+    child: Child,
+    _lifeline: OwnedFd,
+}
+
+impl Placeholder {
+    /// Makes the process.
+    ///
+    /// # Errors
+    ///
+    /// This process has several threads, or no more may be made.
+    pub fn new() -> Result<Placeholder, Error> {
+        check_threads()?;
+        let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+            .map_err(|error| Error::Channel(error.into()))?;
+        let Some(child) = clone3(0, None, 0).map_err(Error::Clone)? else {
+            drop(writer);
+            let _ = rustix::io::retry_on_intr(|| rustix::io::read(&reader, &mut [0u8; 1]));
+            vctx_child::sys::exit(0);
+        };
+        Ok(Placeholder { child, _lifeline: writer })
+    }
+
+    /// Its id.
+    #[must_use]
+    pub fn pid(&self) -> i32 {
+        self.child.pid
+    }
+}
+
+impl Drop for Placeholder {
+    fn drop(&mut self) {
+        let _ = send_signal(self.child.pidfd.as_fd(), libc::SIGKILL);
+        reap(&self.child);
+    }
+}
+
 /// Sends a signal that has no name of its own, such as a real-time one (pidfd_send_signal(2)).
 ///
 /// # Errors
@@ -247,15 +280,19 @@ pub fn send_signal(process: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
     if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Waits for a child that is about to exit, or was killed.
-pub fn reap(child: &Child) {
-    if let Some(pid) = rustix::process::Pid::from_raw(child.pid) {
-        let _ = rustix::io::retry_on_intr(|| waitpid(Some(pid), WaitOptions::empty()));
-    }
+/// Waits for a child that is about to exit, or was killed, and gives its status; none when it is not ours to wait for.
+pub fn reap(child: &Child) -> Option<ExitStatus> {
+    let pid = rustix::process::Pid::from_raw(child.pid)?;
+    let ended = rustix::io::retry_on_intr(|| waitpid(Some(pid), WaitOptions::empty())).ok()??;
+    Some(ExitStatus::from_raw(ended.1.as_raw()))
 }
 
 /// clone3(2); none in the child. All signal handlers are reset, for the guest must not inherit that SIGPIPE is ignored.
-fn clone3(namespaces: u32, cgroup: Option<BorrowedFd<'_>>, more: u64) -> io::Result<Option<Child>> {
+pub(crate) fn clone3(
+    namespaces: u32,
+    cgroup: Option<BorrowedFd<'_>>,
+    more: u64,
+) -> io::Result<Option<Child>> {
     const CLONE_CLEAR_SIGHAND: u64 = 1 << 32;
     const CLONE_INTO_CGROUP: u64 = 1 << 33;
     #[repr(C)]
@@ -330,22 +367,18 @@ impl Handshake {
         }
     }
 
-    /// Waits until the child has executed its program, and gives the seccomp listener if one came on the way.
+    /// Waits until the child has executed its program: none. A seccomp listener that comes before is given at once, for
+    /// the agent may have to answer before the child can go on; call it again then.
     ///
     /// # Errors
     ///
     /// The child failed.
     pub fn executed(&self) -> Result<Option<OwnedFd>, Error> {
-        let mut listener = None;
-        loop {
-            match self.next()? {
-                None => return Ok(listener),
-                Some((Report::Listener, more)) => listener = more.descriptor,
-                Some((Report::Failed(failure), more)) => {
-                    return Err(Error::Step { failure, detail: more.detail });
-                }
-                Some(_) => return Err(Error::Unexpected),
-            }
+        match self.next()? {
+            None => Ok(None),
+            Some((Report::Listener, More { descriptor: Some(listener), .. })) => Ok(Some(listener)),
+            Some((Report::Failed(failure), more)) => Err(Error::Step { failure, detail: more.detail }),
+            Some(_) => Err(Error::Unexpected),
         }
     }
 

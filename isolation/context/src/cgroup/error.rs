@@ -129,6 +129,51 @@ pub enum Error {
         /// The group.
         path: PathBuf,
     },
+    /// The machine's init is another one.
+    #[error("systemd is not running on this machine; use the cgroupfs manager (leave --systemd-cgroup away)")]
+    NoSystemd,
+    /// The caller has no power over the machine's systemd, and a user's own systemd is not used.
+    #[error("the systemd driver needs root outside user namespaces; use the cgroupfs manager")]
+    SystemdNeedsRoot,
+    /// The systemd driver works with the unified hierarchy alone.
+    #[error(
+        "the systemd driver needs cgroup v2 alone, and this machine has {mode}; use the cgroupfs manager"
+    )]
+    SystemdNeedsV2 {
+        /// The kind of machine.
+        mode: super::Mode,
+    },
+    /// The connection to systemd failed.
+    #[error("cannot {step} systemd over D-Bus")]
+    Bus {
+        /// The step: connect, call, wait.
+        step: &'static str,
+        /// What went wrong.
+        source: io::Error,
+    },
+    /// systemd refused something.
+    #[error("cannot {step} the unit {unit}: systemd says: {says}")]
+    Unit {
+        /// The step: start, stop, set.
+        step: &'static str,
+        /// The unit's name.
+        unit: String,
+        /// systemd's own words.
+        says: String,
+    },
+    /// systemd put the scope where it was not expected.
+    #[error("systemd made the unit {unit} at {} instead of {}", dir.display(), planned.display())]
+    Elsewhere {
+        /// The unit's name.
+        unit: String,
+        /// Where it was expected.
+        planned: PathBuf,
+        /// Where it is.
+        dir: PathBuf,
+    },
+    /// The process that keeps a new scope alive could not be made.
+    #[error("cannot make the process that holds the scope")]
+    Placeholder(#[source] crate::spawn::Error),
     /// The notification of out-of-memory kills could not be set up or read.
     #[error("cannot watch {} for out-of-memory kills", path.display())]
     Watch {
@@ -146,6 +191,18 @@ impl Error {
         let (Error::Make { source, .. } | Error::Open { source, .. }) = self else { return false };
         let refused = [Errno::ACCESS, Errno::PERM, Errno::ROFS];
         Errno::from_io_error(source).is_some_and(|errno| refused.contains(&errno))
+    }
+
+    /// True when a memory limit was refused for being below what is used already.
+    pub fn is_memory_in_use(&self) -> bool {
+        match self {
+            Error::MemoryInUse { .. } => true,
+            Error::Write { path, .. } => {
+                let name = path.file_name().unwrap_or_default().to_string_lossy();
+                name.starts_with("memory.") && self.write_errno() == Some(Errno::BUSY)
+            }
+            _ => false,
+        }
     }
 
     /// The path that was not there, when that is what failed.

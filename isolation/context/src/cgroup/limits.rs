@@ -83,8 +83,12 @@ impl Cgroup {
                 |_| v1::net_priorities(network),
             )?;
         }
-        match resources.unified() {
-            Some(unified) if !unified.is_empty() => self.apply_unified(unified),
+        if let Some(unified) = resources.unified() {
+            self.apply_unified(unified)?;
+        }
+        let only_devices = LinuxResources::default().set_devices(resources.devices().clone()) == resources;
+        match (&self.scope, self.v2_dir()) {
+            (Some(scope), Some(dir)) if !only_devices => scope.tell(dir),
             _ => Ok(()),
         }
     }

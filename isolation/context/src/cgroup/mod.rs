@@ -4,8 +4,8 @@
 //! first directory exists), [`Cgroup::create`], [`Cgroup::apply`], [`Cgroup::join`] handed to the clone; later
 //! [`Cgroup::stats`], [`Cgroup::freeze`], [`Cgroup::kill_all`]; at the end [`Cgroup::remove`].
 //!
-//! Only `plan` decides where a group lives; all else works from the directories it chose. A second driver (systemd's)
-//! needs another way to plan and create and shares the rest.
+//! Only `plan` decides where a group lives; all else works from the directories it chose. The second driver, `systemd`,
+//! has its own way to plan ([`Cgroup::plan_scope`]), create and remove, and shares the rest.
 
 mod devices;
 mod error;
@@ -18,6 +18,7 @@ mod oom;
 mod procs;
 mod program;
 mod stats;
+mod systemd;
 mod tree;
 mod v1;
 mod v2;
@@ -52,6 +53,9 @@ pub struct Cgroup {
     /// The parent directory is vctx's own and goes with its last child.
     #[serde(default)]
     own_parent: bool,
+    /// The group is a scope of systemd's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    scope: Option<systemd::Scope>,
 }
 
 /// The group's directory in one hierarchy.
@@ -83,10 +87,11 @@ pub struct Join {
     pub unified: Option<OwnedFd>,
 }
 
-/// What a mount of type `cgroup` shows on a machine with version 1 hierarchies.
+/// What a mount of type `cgroup` shows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BindSources {
-    /// The name of each directory below `/sys/fs/cgroup` and the host path of the context's own group there.
+    /// The name of each directory below `/sys/fs/cgroup` and the host path of the context's own group there. On
+    /// version 2 there is one, and its name is empty: it is the mount itself.
     pub directories: Vec<(String, PathBuf)>,
     /// Links for controllers that share a hierarchy: name and target, such as `cpu` and `cpu,cpuacct`.
     pub links: Vec<(String, String)>,
@@ -117,6 +122,7 @@ impl Cgroup {
             v1: layout.v1.iter().map(place).collect(),
             v2: layout.v2.as_ref().map(place),
             own_parent: cgroups_path.is_none_or(str::is_empty),
+            scope: None,
         })
     }
 
@@ -128,24 +134,26 @@ impl Cgroup {
         }
         check(Path::new(relative))?;
         let mut child = self.clone();
-        child.own_parent = false;
+        (child.own_parent, child.scope) = (false, None);
         for hierarchy in child.v1.iter_mut().chain(&mut child.v2) {
             hierarchy.dir.push(relative);
         }
         Ok(child)
     }
 
-    /// The group in which `pid` is, where that is below this one in a hierarchy, else this one. A context that manages
+    /// The group in which `pid` is, where that is below this one in a hierarchy or this one is gone, else this one. A context that manages
     /// groups of its own (systemd) has left version 2's directory to be an inner node, which the kernel lets no
     /// process enter; a process that joins the context later goes where its init is.
     pub fn around(&self, pid: i32) -> Result<Cgroup, Error> {
         let membership = file::read(Path::new(&format!("/proc/{pid}/cgroup")))?;
         let mut group = self.clone();
-        group.own_parent = false;
+        (group.own_parent, group.scope) = (false, None);
         for hierarchy in group.v1.iter_mut().chain(&mut group.v2) {
             let path = layout::path_of(&membership, &hierarchy.controllers);
             let inside = path.map(|path| hierarchy.point.join(path.trim_start_matches('/')));
-            if let Some(dir) = inside.filter(|dir| dir.starts_with(&hierarchy.dir) && dir.exists()) {
+            if let Some(dir) = inside
+                .filter(|dir| dir.exists() && (dir.starts_with(&hierarchy.dir) || !hierarchy.dir.exists()))
+            {
                 hierarchy.dir = dir;
             }
         }
@@ -183,10 +191,29 @@ impl Cgroup {
         Ok(join)
     }
 
-    /// What a mount of type `cgroup` binds on a version 1 or hybrid machine; empty on version 2.
+    /// Opens what a process needs to join the processes of a context that runs, of which `pid` is the first. That is the
+    /// group itself, or where the first process is when the group is gone or has become an inner node of version 2.
+    pub fn join_beside(&self, pid: i32) -> Result<Join, Error> {
+        match self.join() {
+            Ok(join) if !self.is_inner_node()? => Ok(join),
+            Err(error) if !error.is_absent() => Err(error),
+            _ => self.around(pid)?.join(),
+        }
+    }
+
+    /// Controllers are enabled for the groups below: the kernel lets no process in beside them (cgroups(7), "No internal
+    /// processes").
+    fn is_inner_node(&self) -> Result<bool, Error> {
+        let Some(dir) = self.v2_dir() else { return Ok(false) };
+        let below = file::read_if_present(&dir.join("cgroup.subtree_control"))?;
+        Ok(below.is_some_and(|controllers| !controllers.trim().is_empty()))
+    }
+
+    /// What a mount of type `cgroup` binds.
     pub fn bind_sources(&self) -> BindSources {
         let mut sources = BindSources { directories: Vec::new(), links: Vec::new() };
-        if self.mode == Mode::V2 {
+        if let (Mode::V2, Some(dir)) = (self.mode, self.v2_dir()) {
+            sources.directories.push((String::new(), dir.into()));
             return sources;
         }
         for hierarchy in self.hierarchies() {

@@ -31,6 +31,15 @@ pub struct OomReading {
 }
 
 impl Cgroup {
+    /// How many processes of the group were killed for want of memory so far.
+    pub fn oom_kills(&self) -> Result<u64, Error> {
+        match self.home("memory") {
+            Some(Home::V1(dir)) => Ok(count(&dir.join("memory.oom_control"))?.unwrap_or(0)),
+            Some(Home::V2(dir)) => Ok(count(&dir.join("memory.events"))?.unwrap_or(0)),
+            None => Ok(0),
+        }
+    }
+
     /// Watches for out-of-memory kills in the group.
     pub fn oom_events(&self) -> Result<OomEvents, Error> {
         let (path, group, notice) = match self.home("memory") {

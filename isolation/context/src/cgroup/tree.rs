@@ -9,6 +9,7 @@ use rustix::fs::Mode as FileMode;
 use rustix::io::Errno;
 
 use super::{Cgroup, Error, Hierarchy, Mode, file};
+use crate::spawn::Placeholder;
 
 /// How often a lost race with another context's removal of a shared parent is tried again.
 const RACES: usize = 16;
@@ -17,15 +18,20 @@ const RACES: usize = 16;
 const LONGEST_PAUSE: Duration = Duration::from_millis(128);
 
 /// What [`Cgroup::create`] found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Created {
     /// The group was there already in at least one hierarchy, so it may hold processes and limits of others.
     pub existed: bool,
+    /// The first process of a scope, which systemd would remove without one: to be kept until there is another.
+    pub holder: Option<Placeholder>,
 }
 
 impl Cgroup {
     /// Makes the group in every hierarchy. What was made is removed again when a later step fails.
     pub fn create(&self) -> Result<Created, Error> {
+        if let (Some(scope), Some(unified)) = (&self.scope, &self.v2) {
+            return scope.start(unified).map(|holder| Created { existed: false, holder: Some(holder) });
+        }
         let mut made = Vec::new();
         let result = self.create_recording(&mut made);
         if result.is_err() {
@@ -50,13 +56,16 @@ impl Cgroup {
         if let (Mode::V2, Some(unified)) = (self.mode, &self.v2) {
             enable_all(unified)?;
         }
-        Ok(Created { existed })
+        Ok(Created { existed, holder: None })
     }
 
     /// Removes the group with its children, and vctx's own parent group when that is empty. Processes that are still
     /// on their way out are waited for, for about half a second; none is ever moved elsewhere. A group that is not
     /// there is fine.
     pub fn remove(&self) -> Result<(), Error> {
+        if let Some(scope) = &self.scope {
+            scope.stop()?;
+        }
         let mut pause = Duration::from_micros(500);
         loop {
             let mut left: Vec<(PathBuf, io::Error)> = Vec::new();

@@ -1,0 +1,201 @@
+//! The systemd driver: a group that is a transient scope, made and removed by systemd and handed over to us whole
+//! (`Delegate=`). It differs from the other groups in its plan, its making and its removal; and whatever limit is
+//! written to a file that systemd keeps too is told systemd, which else would write its own at the next daemon-reload.
+//!
+//! The rules for devices are not told: systemd leaves programs that others attached alone, and with no rule of its own
+//! it attaches none.
+
+mod bus;
+mod properties;
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use zvariant::Value;
+
+use super::{Cgroup, Error, Hierarchy, Layout, Mode, file, layout};
+use crate::spawn::Placeholder;
+use bus::{Answer, Bus};
+
+/// The slice of the groups whose path nobody chose.
+const OWN_SLICE: &str = "system.slice";
+/// What their names begin with.
+const OWN_PREFIX: &str = "vctx";
+/// The longest name of a unit, in bytes (systemd.unit(5)).
+const LONGEST_NAME: usize = 255;
+
+/// The unit that the group is.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub(super) struct Scope {
+    unit: String,
+    slice: String,
+}
+
+impl Cgroup {
+    /// As [`Cgroup::plan`], for a scope that systemd makes. `cgroups_path` has the form that other runtimes read:
+    /// `SLICE:PREFIX:NAME`, for the unit `PREFIX-NAME.scope` in `SLICE`. Without one it is `system.slice:vctx:ID`.
+    pub fn plan_scope(layout: &Layout, cgroups_path: Option<&str>, id: &str) -> Result<Cgroup, Error> {
+        let (slice, prefix, name) = match cgroups_path.filter(|path| !path.is_empty()) {
+            Some(path) => parts(path)?,
+            None => (OWN_SLICE, OWN_PREFIX, id),
+        };
+        let point = match (&layout.v2, layout.mode) {
+            (Some(mount), Mode::V2) => mount.point.clone(),
+            _ => return Err(Error::SystemdNeedsV2 { mode: layout.mode }),
+        };
+        let refuse = |why| Error::Path { path: cgroups_path.unwrap_or(id).into(), why };
+        let slice = if slice.is_empty() { OWN_SLICE } else { slice };
+        let folders = expand(slice).ok_or_else(|| refuse("names no slice, such as system.slice"))?;
+        let unit = unit(prefix, name);
+        if name.is_empty() || unit.len() > LONGEST_NAME {
+            return Err(refuse("makes no name of a unit: it is empty or longer than 255 bytes"));
+        }
+        let dir = point.join(folders).join(&unit);
+        Ok(Cgroup {
+            mode: layout.mode,
+            v1: Vec::new(),
+            v2: Some(Hierarchy { controllers: Vec::new(), point, dir }),
+            own_parent: false,
+            scope: Some(Scope { unit, slice: slice.into() }),
+        })
+    }
+}
+
+fn parts(path: &str) -> Result<(&str, &str, &str), Error> {
+    let mut fields = path.split(':');
+    match (fields.next(), fields.next(), fields.next(), fields.next()) {
+        (Some(slice), Some(prefix), Some(name), None) => Ok((slice, prefix, name)),
+        _ => Err(Error::Path { path: path.into(), why: "must be SLICE:PREFIX:NAME for the systemd driver" }),
+    }
+}
+
+/// The folder of a slice: `a-b.slice` lies in `a.slice` (systemd.slice(5)).
+fn expand(slice: &str) -> Option<PathBuf> {
+    let name = slice.strip_suffix(".slice")?;
+    if name == "-" {
+        return Some(PathBuf::new());
+    }
+    let valid = |byte: u8| byte.is_ascii_alphanumeric() || b":_.\\@".contains(&byte);
+    let mut folders = PathBuf::new();
+    let mut whole = String::new();
+    for part in name.split('-') {
+        if part.is_empty() || !part.bytes().all(valid) {
+            return None;
+        }
+        if !whole.is_empty() {
+            whole.push('-');
+        }
+        whole.push_str(part);
+        folders.push(format!("{whole}.slice"));
+    }
+    Some(folders)
+}
+
+/// The name of the scope; what a unit's name may not hold is escaped as systemd-escape(1) does.
+fn unit(prefix: &str, name: &str) -> String {
+    let joint = if prefix.is_empty() { "" } else { "-" };
+    let mut unit = String::new();
+    for byte in format!("{prefix}{joint}{name}").bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b':' | b'-' | b'_' | b'.' | b'\\' | b'@' => {
+                unit.push(byte.into());
+            }
+            _ => unit.push_str(&format!("\\x{byte:02x}")),
+        }
+    }
+    unit + ".scope"
+}
+
+impl Scope {
+    /// Has systemd make the scope, whose directory must then be `hierarchy`'s. A scope needs a process: the one
+    /// returned is in it, and keeps it alive until another is.
+    pub(super) fn start(&self, hierarchy: &Hierarchy) -> Result<Placeholder, Error> {
+        let mut bus = Bus::connect()?;
+        let holder = Placeholder::new().map_err(Error::Placeholder)?;
+        self.accept("subscribe to systemd for", bus.call("Subscribe", &())?)?;
+        let text = |text: &str| Value::from(text.to_owned());
+        let properties = vec![
+            ("Description", Value::from(format!("vctx context {}", self.unit.trim_end_matches(".scope")))),
+            ("Slice", text(&self.slice)),
+            ("Delegate", Value::from(true)),
+            // The engine above decides when its contexts end: no order of the shutdown does.
+            ("DefaultDependencies", Value::from(false)),
+            // A scope that failed is not to keep its name taken.
+            ("CollectMode", text("inactive-or-failed")),
+            ("PIDs", Value::from(vec![holder.pid() as u32])),
+        ];
+        let auxiliary: Vec<(&str, Vec<(&str, Value)>)> = Vec::new();
+        let answer = bus.call("StartTransientUnit", &(&self.unit, "fail", properties, auxiliary))?;
+        let job = self.accept("start", answer)?;
+        self.finish(&mut bus, "start", &Bus::job(&job)?)?;
+        let membership = file::read(Path::new(&format!("/proc/{}/cgroup", holder.pid())))?;
+        let path = layout::path_of(&membership, &[]).unwrap_or_default();
+        match hierarchy.point.join(path.trim_start_matches('/')) {
+            dir if dir == hierarchy.dir => Ok(holder),
+            dir => Err(Error::Elsewhere { unit: self.unit.clone(), planned: hierarchy.dir.clone(), dir }),
+        }
+    }
+
+    /// Has systemd remove the scope, and waits until it has. One that is gone already, because its last process is, is
+    /// fine.
+    pub(super) fn stop(&self) -> Result<(), Error> {
+        let mut bus = Bus::connect()?;
+        self.accept("subscribe to systemd for", bus.call("Subscribe", &())?)?;
+        match bus.call("StopUnit", &(&self.unit, "replace"))? {
+            Err(refusal) if refusal.name == "org.freedesktop.systemd1.NoSuchUnit" => Ok(()),
+            answer => {
+                let job = self.accept("stop", answer)?;
+                self.finish(&mut bus, "stop", &Bus::job(&job)?)
+            }
+        }
+    }
+
+    /// Tells systemd the limits that are in force in `dir`.
+    pub(super) fn tell(&self, dir: &Path) -> Result<(), Error> {
+        let answer = Bus::connect()?.call("SetUnitProperties", &(&self.unit, true, properties::of(dir)))?;
+        self.accept("set the limits of", answer).map(drop)
+    }
+
+    fn accept(&self, step: &'static str, answer: Answer) -> Result<bus::Body, Error> {
+        answer.map_err(|refusal| Error::Unit { step, unit: self.unit.clone(), says: refusal.text })
+    }
+
+    fn finish(&self, bus: &mut Bus, step: &'static str, job: &str) -> Result<(), Error> {
+        match bus.job_result(job)? {
+            result if result == "done" => Ok(()),
+            result => {
+                Err(Error::Unit { step, unit: self.unit.clone(), says: format!("its job is {result}") })
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed test may panic")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slice_lies_in_the_slices_that_its_name_begins_with() {
+        assert_eq!(expand("a-b-c.slice").unwrap(), Path::new("a.slice/a-b.slice/a-b-c.slice"));
+        assert_eq!(expand("-.slice").unwrap(), Path::new(""));
+        for bad in ["", ".slice", "a", "a--b.slice", "-a.slice", "a-.slice", "a/b.slice", "a\nb.slice"] {
+            assert_eq!(expand(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_path_has_three_parts() {
+        assert_eq!(parts("a.slice:cri:x").unwrap(), ("a.slice", "cri", "x"));
+        for bad in ["/a/b", "a.slice", "a.slice:b", "a:b:c:d"] {
+            assert!(parts(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_units_name_holds_nothing_that_leads_elsewhere() {
+        assert_eq!(unit("cri", "x"), "cri-x.scope");
+        assert_eq!(unit("", "x"), "x.scope");
+        assert_eq!(unit("a", "../b+c"), "a-..\\x2fb\\x2bc.scope");
+    }
+}

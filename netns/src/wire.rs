@@ -1,0 +1,79 @@
+//! One request and its answers on a blocking rtnetlink(7) socket.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+/// A socket, which belongs to the namespace in which it was made wherever its owner goes.
+pub(crate) struct Wire {
+    socket: Socket,
+}
+
+impl Wire {
+    /// Speaks to the namespace of the caller.
+    pub(crate) fn here() -> io::Result<Wire> {
+        let socket = Socket::new(NETLINK_ROUTE)?;
+        socket.connect(&SocketAddr::new(0, 0))?;
+        Ok(Wire { socket })
+    }
+
+    /// Speaks to another namespace. The thread goes there and comes back.
+    pub(crate) fn there(namespace: BorrowedFd<'_>) -> io::Result<Wire> {
+        let own = own()?;
+        let network = Some(LinkNameSpaceType::Network);
+        move_into_link_name_space(namespace, network)?;
+        let wire = Wire::here();
+        move_into_link_name_space(own.as_fd(), network)?;
+        wire
+    }
+
+    /// Asks for a change, and waits until it is done.
+    pub(crate) fn change(&self, message: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
+        self.ask(message, NLM_F_ACK | flags).map(drop)
+    }
+
+    /// Asks for all there is of a kind.
+    pub(crate) fn dump(&self, message: RouteNetlinkMessage) -> io::Result<Vec<RouteNetlinkMessage>> {
+        self.ask(message, NLM_F_DUMP)
+    }
+
+    fn ask(&self, message: RouteNetlinkMessage, flags: u16) -> io::Result<Vec<RouteNetlinkMessage>> {
+        let mut header = NetlinkHeader::default();
+        header.flags = NLM_F_REQUEST | flags;
+        let mut request = NetlinkMessage::new(header, NetlinkPayload::from(message));
+        request.finalize();
+        let mut bytes = vec![0; request.buffer_len()];
+        request.serialize(&mut bytes);
+        self.socket.send(&bytes, 0)?;
+        let mut answers = Vec::new();
+        loop {
+            let (bytes, _) = self.socket.recv_from_full()?;
+            let mut rest = bytes.as_slice();
+            while !rest.is_empty() {
+                let wrong = |error| io::Error::new(io::ErrorKind::InvalidData, error);
+                let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest).map_err(wrong)?;
+                // Messages begin at multiples of four bytes (netlink(7)).
+                let length = (answer.header.length as usize).next_multiple_of(4).max(4);
+                rest = rest.get(length..).unwrap_or_default();
+                match answer.payload {
+                    NetlinkPayload::Error(error) if error.code.is_some() => return Err(error.to_io()),
+                    NetlinkPayload::Error(_) | NetlinkPayload::Done(_) => return Ok(answers),
+                    NetlinkPayload::InnerMessage(message) => answers.push(message),
+                    _ => {}
+                }
+            }
+        }
+    }
+}
+
+/// The network namespace of this thread.
+pub(crate) fn own() -> io::Result<File> {
+    File::open("/proc/thread-self/ns/net")
+}
