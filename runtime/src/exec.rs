@@ -69,7 +69,8 @@ pub fn exec(store: &Store, target: &Target, mut request: Request) -> Result<Chil
     crate::kernel::labels(&request.process)?;
     let alive = running(context, request.ignore_paused)?;
     let kinds = &context.state.namespaces;
-    let privileged = geteuid().is_root();
+    // Root of a user namespace cannot come back from a pid namespace into the host's: a process apart goes there.
+    let privileged = geteuid().is_root() && procfs::in_first_user_namespace();
     if !kinds.contains(&Kind::User) || !privileged {
         exe::protect()?;
     }
