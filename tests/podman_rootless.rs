@@ -121,7 +121,7 @@ fn users_are_mapped_as_podman_chooses() {
     let folder = rootfs::workspace().join("podman-auto");
     fs::create_dir_all(&folder).unwrap();
     let script =
-        "id -u; awk '{print $2 >= 400000}' /proc/self/uid_map; touch /tmp/mine; stat -c %u /tmp/mine";
+        "id -u; awk '{print ($2 >= 400000)}' /proc/self/uid_map; touch /tmp/mine; stat -c %u /tmp/mine";
     let command = podman.command(&["run", "--rm", "--userns", "auto:size=1024", IMAGE, "sh", "-c", script]);
     let output = command::run(&mut with_ids(&folder, "containers:400000:65536\n", &command));
     assert_eq!(output.ok().line(), "0\n1\n0");
