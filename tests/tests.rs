@@ -23,6 +23,7 @@ mod invariants;
 mod lifecycle;
 mod namespaces;
 mod net_devices;
+mod podman_rootless;
 mod process;
 mod refusals;
 mod rootless;
@@ -59,6 +60,7 @@ fn main() {
     suites.add("rootless", &[Root], rootless::cases());
     suites.add("host_run", &[Vctx], host_run::cases());
     suites.add("podman", &[Root, Program("podman"), Program("conmon")], engine_podman::cases());
+    suites.add("podman_rootless", &[Root, Program("podman"), Program("conmon")], podman_rootless::cases());
     suites.add("containerd", &[Root, Program("containerd"), Program("ctr")], engine_containerd::cases());
     suites.add("docker", &[Root, Program("dockerd"), Program("docker")], engine_docker::cases());
     suites.run()

@@ -317,10 +317,12 @@ impl Host {
         })
     }
 
-    /// A user namespace changes who may do what: everything is then joined before the clone, by a process of its own.
+    /// A user namespace changes who may do what: everything is then joined before the clone, by a process of its own. And
+    /// root of one cannot come back from another pid namespace.
     fn apart(&self) -> bool {
         let user = self.kinds.iter().any(|(kind, _)| *kind == Kind::User);
-        user && !self.joined.is_empty()
+        let pid = self.joined.iter().any(|one| one.kind == Kind::Pid);
+        (user && !self.joined.is_empty()) || (pid && !procfs::in_first_user_namespace())
     }
 
     fn birth<'a>(&'a self, cgroup: Option<&'a OwnedFd>) -> Birth<'a> {

@@ -90,7 +90,8 @@ pub(crate) fn enter(
     program: Program,
 ) -> Result<Child> {
     let kinds = &context.state.namespaces;
-    let privileged = geteuid().is_root();
+    // Root of a user namespace cannot come back from a pid namespace into the host's: a process apart goes there.
+    let privileged = geteuid().is_root() && procfs::in_first_user_namespace();
     if !kinds.contains(&Kind::User) || !privileged {
         exe::protect()?;
     }
