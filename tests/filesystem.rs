@@ -37,7 +37,7 @@ pub fn cases() -> Vec<Case> {
         case!(a_later_mount_covers_an_earlier_one),
         case!(writes_go_to_the_root_filesystem),
         case!(the_working_folder_may_be_on_a_mount),
-        case!(without_a_mount_namespace_it_is_refused).needs(Need::Vctx),
+        case!(without_a_mount_namespace_the_host_sees_no_mount).needs(Need::Vctx),
     ]
 }
 
@@ -338,9 +338,21 @@ fn the_working_folder_may_be_on_a_mount() {
     assert_eq!(context.prints(), "/work\nhere");
 }
 
-fn without_a_mount_namespace_it_is_refused() {
+fn without_a_mount_namespace_the_host_sees_no_mount() {
     let mut context = Context::new();
     context.without_namespace("mount");
-    context.create().refused_with(&["mount namespace"]);
-    context.assert_nothing_left();
+    context.args(&["sleep", "1000"]);
+    let folder = context.dir.join("shared");
+    fs::create_dir(&folder).unwrap();
+    fs::write(folder.join("file"), "here\n").unwrap();
+    context.bind("/work", folder, &["bind"]);
+    context.launch();
+    let namespace = |pid: u32| fs::read_link(format!("/proc/{pid}/ns/mnt")).unwrap();
+    assert_eq!(namespace(context.pid()), namespace(std::process::id()));
+    assert_eq!(context.exec_sh("cat /work/file; cat /proc/1/comm").ok().stdout, "here\nsleep\n");
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts.contains(context.dir.to_str().unwrap()), "{mounts}");
+    context.kill("KILL").ok();
+    context.wait_stopped();
+    context.delete().ok();
 }

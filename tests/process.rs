@@ -22,6 +22,9 @@ pub fn cases() -> Vec<Case> {
         case!(a_program_without_the_execute_bit_is_permission_denied),
         case!(a_folder_is_no_program).differs("crun", "1.8 says operation not permitted"),
         case!(the_five_capability_sets_are_set),
+        case!(a_capability_that_the_caller_lacks_is_left_out)
+            .needs(Need::Program("setpriv"))
+            .differs("runc", "1.1 fails"),
         case!(without_capabilities_there_are_none),
         case!(a_user_other_than_root_keeps_ambient_capabilities),
         case!(no_new_privileges_is_set_when_asked_for),
@@ -185,6 +188,16 @@ fn the_five_capability_sets_are_set() {
     let printed = context.prints();
     let sets: Vec<_> = printed.lines().map(|line| line.split_whitespace().nth(1).unwrap()).collect();
     assert_eq!(sets, expected);
+}
+
+fn a_capability_that_the_caller_lacks_is_left_out() {
+    let mut context = Context::sh("grep CapEff /proc/self/status");
+    let sets = json!(["CAP_KILL", "CAP_SYS_TIME"]);
+    context.set("/process/capabilities", json!({ "bounding": sets, "effective": sets, "permitted": sets }));
+    let bundle = context.bundle_command("run", &[]);
+    let mut restricted = std::process::Command::new("setpriv");
+    restricted.args(["--bounding-set", "-sys_time"]).arg(bundle.get_program()).args(bundle.get_args());
+    assert_eq!(command::run(&mut restricted).ok().line(), "CapEff:\t0000000000000020");
 }
 
 fn without_capabilities_there_are_none() {

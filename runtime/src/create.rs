@@ -15,7 +15,7 @@ use vctx_context::child::plan::{Filter, Plan};
 use vctx_context::idmap::{Mappings, Range};
 use vctx_context::namespace::{Joined, Kind};
 use vctx_context::spawn::{self, Birth, Child, Handshake};
-use vctx_context::{exe, procfs, seccomp, terminal};
+use vctx_context::{capability, exe, procfs, seccomp, terminal};
 use vctx_netns::device;
 
 use crate::config::Config;
@@ -550,6 +550,7 @@ fn facts<'a>(
         root,
         join: host.child_joins(),
         user_namespace: user,
+        grantable: grantable(user),
         no_setgroups: !host.privileged && host.mappings.as_ref().is_some_and(Mappings::is_single),
         cgroups: sources.as_ref().map(|sources| sources.directories.clone()).unwrap_or_default(),
         cgroup_links: sources
@@ -573,6 +574,11 @@ fn facts<'a>(
         }),
         preserve: request.preserve,
     })
+}
+
+/// The capabilities that a guest can have: all of them in a user namespace of its own, else not more than we do.
+pub(crate) fn grantable(user_namespace: bool) -> u64 {
+    if user_namespace { u64::MAX } else { capability::permitted() }
 }
 
 fn take_terminal<'a>(spec: &Spec, console: Option<&'a OwnedFd>) -> Result<Option<BorrowedFd<'a>>> {

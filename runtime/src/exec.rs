@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use bumpalo::Bump;
 use oci_spec::runtime::{Process, Spec};
+use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::process::geteuid;
 use vctx_context::child::handshake::{Order, Report};
 use vctx_context::child::plan::{Filter, Join, Plan, Scene};
@@ -16,7 +17,7 @@ use vctx_context::{cgroup, exe, procfs, seccomp};
 use crate::config::Config;
 use crate::create::{Console, hand_over, match_terminal};
 use crate::failure::explain;
-use crate::plan::{Facts, RootFs};
+use crate::plan::{Facts, RootFs, makes_mounts};
 use crate::state::{Alive, Context, Status, Store};
 use crate::undo::{Step, Undo};
 use crate::{Error, Result};
@@ -103,6 +104,7 @@ pub(crate) fn enter(
 
     let arena = Bump::new();
     let proc = procfs::open().map_err(Error::Proc)?;
+    let root = if makes_mounts(spec) { None } else { Some(own_root(&alive)?) };
     let flags = kinds.iter().fold(0, |flags, kind| flags | kind.flag());
     // The pid namespace is for children only, and has to be entered before the clone.
     let before =
@@ -111,6 +113,7 @@ pub(crate) fn enter(
         root: RootFs::Folder(PathBuf::new()),
         join: Vec::new(),
         user_namespace: kinds.contains(&Kind::User),
+        grantable: crate::create::grantable(kinds.contains(&Kind::User)),
         no_setgroups: kinds.contains(&Kind::User) && procfs::denies_setgroups(alive.pid),
         cgroups: Vec::new(),
         cgroup_links: Vec::new(),
@@ -144,6 +147,7 @@ pub(crate) fn enter(
             target: alive.pidfd.as_fd(),
             namespaces: flags & !before,
             user_namespace: kinds.contains(&Kind::User),
+            root: root.as_ref().map(AsFd::as_fd),
         }),
         process: crate::plan::process(&arena, &request.process, spec, &facts, false)?,
     };
@@ -172,6 +176,13 @@ pub(crate) fn enter(
         hand_over(spec, &listener, context, pid)?;
     }
     undo.keep().ok_or(Error::Spawn(spawn::Error::Died))
+}
+
+/// The root of a context that has no mount namespace of its own.
+fn own_root(alive: &Alive) -> Result<OwnedFd> {
+    let path = PathBuf::from(format!("/proc/{}/root", alive.pid));
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    openat(CWD, &path, flags, Mode::empty()).map_err(|error| Error::state("open", path)(error.into()))
 }
 
 /// Calls `make` on the CPUs of `execCPUAffinity.initial`: the child is born there, before it enters its control group.

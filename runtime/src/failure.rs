@@ -24,11 +24,25 @@ fn step(failure: Failure, detail: &str, plan: &Plan<'_>) -> Error {
     {
         return error;
     }
-    let step = match item(&failure, plan) {
+    let mut step = match item(&failure, plan) {
         Some(item) => format!("{} {item}", failure.step.text()),
         None => failure.step.text().to_owned(),
     };
+    step.push_str(hint(&failure, plan));
     Error::Step { step, source }
+}
+
+/// What to do about a step, where its errno does not say it.
+fn hint(failure: &Failure, plan: &Plan<'_>) -> &'static str {
+    let Scene::New(setting) = plan.scene else { return "" };
+    match (failure.step, failure.errno) {
+        // Only procfs and sysfs refuse a link at their place; callers know these words.
+        (Step::MountTarget, libc::ELOOP) => ", which must be mounted on ordinary directory and not on a link",
+        (Step::MountAttach, libc::EINVAL) if setting.root.detached => {
+            "; without a mount namespace in linux.namespaces that needs Linux 6.15"
+        }
+        _ => "",
+    }
 }
 
 /// The program cannot be executed: the words are those by which engines tell 126 from 127.
@@ -67,7 +81,7 @@ fn item(failure: &Failure, plan: &Plan<'_>) -> Option<String> {
     if failure.step == Step::Sysctl {
         return setting.sysctl.get(index).map(|(path, _)| text(path));
     }
-    let root: &Root<'_> = setting.root?;
+    let root: &Root<'_> = setting.root;
     match failure.step {
         Step::MountSource
         | Step::MountTarget

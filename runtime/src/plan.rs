@@ -32,6 +32,8 @@ pub struct Facts<'a> {
     pub join: Vec<(BorrowedFd<'a>, u32)>,
     /// The child ends up in a user namespace that is not ours.
     pub user_namespace: bool,
+    /// Capabilities that can be granted, as a bit mask.
+    pub grantable: u64,
     /// setgroups(2) is denied there.
     pub no_setgroups: bool,
     /// Control group folders for a mount of type `cgroup`: (name below the mount point, host path). One with an empty name
@@ -132,8 +134,7 @@ pub fn new_context<'a>(arena: &'a Bump, spec: &Spec, facts: &Facts<'a>) -> Resul
         let file = if key.contains('/') { key.clone() } else { key.replace('.', "/") };
         sysctl.push((press.text(format!("sys/{file}"))?, &*press.0.alloc_slice_copy(value.as_bytes())));
     }
-    let root =
-        if makes(LinuxNamespaceType::Mount) { Some(&*arena.alloc(root(&press, spec, facts)?)) } else { None };
+    let root = &*arena.alloc(root(&press, spec, facts)?);
     let bytes = |text: &Option<String>| -> Option<&'a [u8]> {
         text.as_ref().filter(|text| !text.is_empty()).map(|text| &*arena.alloc_slice_copy(text.as_bytes()))
     };
@@ -217,6 +218,7 @@ fn root<'a>(press: &Press<'a>, spec: &Spec, facts: &Facts<'a>) -> Result<Root<'a
     Ok(Root {
         source,
         at,
+        detached: !makes_mounts(spec),
         propagation: flow(spec),
         final_propagation: propagation.filter(|flag| matches!(*flag, mount::SHARED | mount::UNBINDABLE)),
         readonly: spec.root().as_ref().and_then(oci_spec::runtime::Root::readonly).unwrap_or(false),
@@ -460,7 +462,7 @@ pub fn process<'a>(
         groups: (!facts.no_setgroups)
             .then(|| &*arena.alloc_slice_copy(user.additional_gids().as_deref().unwrap_or_default())),
         umask: user.umask(),
-        capabilities: Some(capabilities(process.capabilities().as_ref())),
+        capabilities: Some(capabilities(process.capabilities().as_ref(), facts.grantable)),
         no_new_privileges: process.no_new_privileges().unwrap_or(false),
         rlimits: press.list(
             process
@@ -494,10 +496,11 @@ fn final_affinity<'a>(arena: &'a Bump, process: &SpecProcess) -> Result<Option<&
     }
 }
 
-fn capabilities(sets: Option<&LinuxCapabilities>) -> Capabilities {
+/// What cannot be granted is left out: in a restricted environment that is no failure (runtime-spec, "Linux Process").
+fn capabilities(sets: Option<&LinuxCapabilities>, grantable: u64) -> Capabilities {
     let mask = |set: Option<&Option<oci_spec::runtime::Capabilities>>| {
         let names = set.and_then(Option::as_ref).into_iter().flatten();
-        names.filter_map(|name| capability::bit(&name.to_string())).sum()
+        grantable & names.filter_map(|name| capability::bit(&name.to_string())).fold(0, |all, bit| all | bit)
     };
     Capabilities {
         bounding: mask(sets.map(LinuxCapabilities::bounding)),
@@ -648,6 +651,11 @@ fn label<'a>(press: &Press<'a>, process: &SpecProcess) -> Result<Option<(&'a CSt
         return Ok(Some((c"self/attr/exec", text(label.clone()))));
     }
     Ok(None)
+}
+
+/// The context has a mount namespace of its own.
+pub(crate) fn makes_mounts(spec: &Spec) -> bool {
+    namespaces(spec).iter().any(|(kind, path)| *kind == Kind::Mount && path.is_none())
 }
 
 /// The network devices that a configuration names, in the order of their names.

@@ -277,8 +277,9 @@ fn linux(spec: &Spec, linux: &Linux) -> Result<()> {
             format!("needs a {} namespace in linux.namespaces; it would change the host's", word(kind)),
         ))
     };
-    if has(LinuxNamespaceType::Mount).is_none() {
-        return needs("root", LinuxNamespaceType::Mount);
+    // Such a hook is a program of the root, to which only a mount namespace leads.
+    if crate::hooks::has(spec, crate::hooks::Point::StartContainer) && !makes(LinuxNamespaceType::Mount) {
+        return needs("hooks.startContainer", LinuxNamespaceType::Mount);
     }
     if spec.hostname().as_ref().is_some_and(|name| !name.is_empty()) && has(LinuxNamespaceType::Uts).is_none()
     {

@@ -27,7 +27,7 @@ use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, accept_with
 
 use failure::{At, at};
 use handshake::{Failure, Order, Report, Step, report, wait};
-use plan::{Join, Plan, Process, Root, Scene, Setting};
+use plan::{Join, Plan, Process, Scene, Setting};
 use resolve::Path;
 
 type Result<T> = core::result::Result<T, Failure>;
@@ -60,14 +60,7 @@ fn new_context(
     time_offsets(plan, setting)?;
     sys::shield().or_at(Step::Shield)?;
     name_and_network(setting)?;
-    let slave = match setting.root {
-        Some(root) => root_file_system(plan, setting, root, channel)?,
-        None => {
-            sysctls(plan, setting)?;
-            gate(setting, channel)?;
-            own_terminal(&plan.process)?
-        }
-    };
+    let slave = root_file_system(plan, setting, channel)?;
     if let Some(name) = setting.keyring {
         keyring(name)?;
     }
@@ -87,6 +80,9 @@ fn join_context(
     sys::shield().or_at(Step::Shield)?;
     join_cgroups(plan)?;
     sys::setns(join.target, join.namespaces).or_at(Step::JoinNamespace)?;
+    if let Some(root) = join.root {
+        root::enter(root).or_at(Step::Pivot)?;
+    }
     if join.user_namespace {
         become_root(&plan.process)?;
     }
@@ -177,9 +173,9 @@ fn name_and_network(setting: &Setting<'_>) -> Result<()> {
 fn root_file_system(
     plan: &Plan<'_>,
     setting: &Setting<'_>,
-    root: &Root<'_>,
     channel: BorrowedFd<'_>,
 ) -> Result<Option<OwnedFd>> {
+    let root = setting.root;
     // The modes of what is made here are the plan's, whatever the caller's umask.
     let caller = rustix::process::umask(Mode::empty());
     let tree = root::attach(root)?;

@@ -43,6 +43,8 @@ pub struct Join<'a> {
     pub namespaces: u32,
     /// The process has left its parent's user namespace.
     pub user_namespace: bool,
+    /// The root of the context, where its mount namespace does not tell (see [`Root::detached`]).
+    pub root: Option<BorrowedFd<'a>>,
 }
 
 /// Everything that makes a new context, in the order in which the child does it.
@@ -64,8 +66,8 @@ pub struct Setting<'a> {
     pub hostname: Option<&'a [u8]>,
     /// setdomainname(2).
     pub domainname: Option<&'a [u8]>,
-    /// The root file system and what is mounted in it; absent when the mount namespace is another's.
-    pub root: Option<&'a Root<'a>>,
+    /// The root file system and what is mounted in it.
+    pub root: &'a Root<'a>,
     /// Files below `/proc/sys`, relative to procfs, and what is written to them.
     pub sysctl: &'a [(&'a CStr, &'a [u8])],
     /// Stop before the root is changed, so that the parent can run hooks.
@@ -83,6 +85,8 @@ pub struct Root<'a> {
     pub source: Source<'a>,
     /// The host folder on which it is attached, in the context's own mount namespace.
     pub at: &'a CStr,
+    /// The mount namespace is another's: the tree stays detached, so that none of it is seen there.
+    pub detached: bool,
     /// Propagation (MS_SHARED, MS_SLAVE, MS_PRIVATE) given to every mount of the copied host tree first.
     pub propagation: u64,
     /// Propagation of `/` in the end, when the configuration asks for shared or unbindable.

@@ -23,6 +23,9 @@ const MS_SHARED: u64 = 1 << 20;
 
 /// Attaches the root in the process's own mount namespace. Gives the descriptor from which all else is resolved.
 pub(crate) fn attach(root: &Root<'_>) -> Result<OwnedFd> {
+    if root.detached {
+        return tree(&root.source, 0).or_at(Step::RootSource);
+    }
     let propagation = MountAttributes { propagation: root.propagation, ..Default::default() };
     mount_setattr(CWD, c"/", true, &propagation).or_at(Step::Propagation)?;
     if root.propagation == MS_SHARED {
@@ -105,6 +108,9 @@ pub(crate) fn pivot(root: &Root<'_>, tree: BorrowedFd<'_>) -> Result<()> {
         mount_setattr(tree, c"", false, &readonly).or_at(Step::ReadonlyRoot)?;
     }
     change(root, tree).map_err(at(Step::Pivot, 0))?;
+    if root.detached {
+        return Ok(());
+    }
     if let Some(propagation) = root.final_propagation {
         let attributes = MountAttributes { propagation, ..Default::default() };
         mount_setattr(CWD, c"/", false, &attributes).or_at(Step::Propagation)?;
@@ -113,6 +119,9 @@ pub(crate) fn pivot(root: &Root<'_>, tree: BorrowedFd<'_>) -> Result<()> {
 }
 
 fn change(root: &Root<'_>, tree: BorrowedFd<'_>) -> core::result::Result<(), Errno> {
+    if root.detached {
+        return enter(tree);
+    }
     fchdir(tree)?;
     if root.no_pivot {
         move_mount(tree, c"", CWD, c"/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
@@ -127,5 +136,12 @@ fn change(root: &Root<'_>, tree: BorrowedFd<'_>) -> core::result::Result<(), Err
         mount_setattr(CWD, c".", true, &slave)?;
     }
     unmount(c".", UnmountFlags::DETACH)?;
+    chdir(c"/")
+}
+
+/// Makes the folder the root of this process, and of no other.
+pub(crate) fn enter(folder: BorrowedFd<'_>) -> core::result::Result<(), Errno> {
+    fchdir(folder)?;
+    chroot(c".")?;
     chdir(c"/")
 }

@@ -1,7 +1,6 @@
 //! Device rules: which device nodes the group's processes may open or make. Version 1 has a white list (or a black
 //! list) in files, version 2 runs a program, see `program`.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceCgroupBuilder, LinuxDeviceType};
@@ -146,16 +145,20 @@ impl Cgroup {
 #[derive(Debug, PartialEq, Eq)]
 struct List {
     allow: bool,
-    exceptions: BTreeMap<Nodes, u8>,
+    /// In the order of the configuration, which the kernel's own list then keeps as well.
+    exceptions: Vec<(Nodes, u8)>,
 }
 
 impl List {
     /// Flattens the rules, which is possible as long as no rule takes a part out of an earlier exception.
     fn of(policy: &Policy) -> Result<List, Error> {
-        let mut list = List { allow: policy.allow, exceptions: BTreeMap::new() };
+        let mut list = List { allow: policy.allow, exceptions: Vec::new() };
         for rule in &policy.rules {
             if rule.allow != list.allow {
-                *list.exceptions.entry(rule.nodes).or_default() |= rule.access;
+                match list.exceptions.iter_mut().find(|(nodes, _)| *nodes == rule.nodes) {
+                    Some((_, access)) => *access |= rule.access,
+                    None => list.exceptions.push((rule.nodes, rule.access)),
+                }
                 continue;
             }
             for (nodes, access) in &mut list.exceptions {
@@ -172,14 +175,14 @@ impl List {
                     });
                 }
             }
-            list.exceptions.retain(|_, access| *access != 0);
+            list.exceptions.retain(|(_, access)| *access != 0);
         }
         Ok(list)
     }
 
     /// Reads `devices.list`. A list that allows by default does not show its exceptions.
     fn parse(text: &str) -> List {
-        let mut list = List { allow: false, exceptions: BTreeMap::new() };
+        let mut list = List { allow: false, exceptions: Vec::new() };
         for line in text.lines() {
             let mut fields = line.split([' ', ':']);
             let kind = match fields.next() {
@@ -193,7 +196,7 @@ impl List {
             };
             let mut number = || fields.next().and_then(|digits| digits.parse().ok());
             let nodes = Nodes { kind, major: number(), minor: number() };
-            list.exceptions.insert(nodes, access(fields.next()).unwrap_or(ALL));
+            list.exceptions.push((nodes, access(fields.next()).unwrap_or(ALL)));
         }
         list
     }
@@ -204,18 +207,18 @@ impl List {
 fn update_v1(dir: &Path, target: &List) -> Result<(), Error> {
     let now = List::parse(&file::read(&dir.join("devices.list"))?);
     let mut writer = Writer { dir, allow: None, deny: None };
-    let mut present = &now.exceptions;
-    let none = BTreeMap::new();
+    let mut present = now.exceptions.as_slice();
     if target.allow || target.allow != now.allow {
         match writer.write(target.allow, "a") {
             // The default of a group with children is fixed. That it allows by default was so before.
             Err(error) if now.allow == target.allow && error.write_errno() == Some(Errno::INVAL) => {}
             result => result?,
         }
-        present = &none;
+        present = &[];
     }
-    let less = |from: &BTreeMap<Nodes, u8>, what: &BTreeMap<Nodes, u8>| {
-        let rest = from.iter().map(|(nodes, access)| (*nodes, access & !what.get(nodes).unwrap_or(&0)));
+    let less = |from: &[(Nodes, u8)], what: &[(Nodes, u8)]| {
+        let of = |nodes: &Nodes| what.iter().find(|(one, _)| one == nodes).map_or(0, |(_, access)| *access);
+        let rest = from.iter().map(|(nodes, access)| (*nodes, access & !of(nodes)));
         rest.filter(|(_, access)| *access != 0).collect::<Vec<_>>()
     };
     let (added, dropped) = (less(&target.exceptions, present), less(present, &target.exceptions));
@@ -311,13 +314,25 @@ mod tests {
     }
 
     #[test]
+    fn version_1_keeps_the_order_of_the_configuration() {
+        let list = rules(
+            r#"[{"allow":true,"type":"c","major":10,"minor":229,"access":"rwm"},
+                {"allow":true,"type":"b","major":8,"minor":20,"access":"rw"},
+                {"allow":true,"type":"b","access":"m"}]"#,
+        );
+        let list = List::of(&Policy::parse(&list).unwrap()).unwrap();
+        let text: Vec<String> = list.exceptions.iter().map(|(nodes, access)| line(nodes, *access)).collect();
+        assert_eq!(text, ["c 10:229 rwm", "b 8:20 rw", "b *:* m"]);
+    }
+
+    #[test]
     fn version_1_drops_what_a_wider_later_rule_denies() {
         let list = rules(
             r#"[{"allow":false},{"allow":true,"type":"c","major":1,"minor":3,"access":"rwm"},
                 {"allow":false,"type":"c","access":"m"}]"#,
         );
         let list = List::of(&Policy::parse(&list).unwrap()).unwrap();
-        assert_eq!(list.exceptions.values().copied().collect::<Vec<_>>(), [READ | WRITE]);
+        assert_eq!(list.exceptions.iter().map(|(_, access)| *access).collect::<Vec<_>>(), [READ | WRITE]);
     }
 
     #[test]
