@@ -104,7 +104,7 @@ pub(crate) fn enter(
 
     let arena = Bump::new();
     let proc = procfs::open().map_err(Error::Proc)?;
-    let root = if makes_mounts(spec) { None } else { Some(own_root(&alive)?) };
+    let root = if makes_mounts(spec) { None } else { Some(own_root(alive)?) };
     let flags = kinds.iter().fold(0, |flags, kind| flags | kind.flag());
     // The pid namespace is for children only, and has to be entered before the clone.
     let before =
