@@ -339,6 +339,7 @@ fn the_working_folder_may_be_on_a_mount() {
 }
 
 fn without_a_mount_namespace_the_host_sees_no_mount() {
+    use nix::mount::{MsFlags, mount};
     let mut context = Context::new();
     context.without_namespace("mount");
     context.args(&["sleep", "1000"]);
@@ -346,12 +347,19 @@ fn without_a_mount_namespace_the_host_sees_no_mount() {
     fs::create_dir(&folder).unwrap();
     fs::write(folder.join("file"), "here\n").unwrap();
     context.bind("/work", folder, &["bind"]);
+    // On most machines the mount that holds the root is shared: what is mounted in a peer of it appears here.
+    let (none, root) = (None::<&str>, context.root(""));
+    mount(Some(&root), &root, none, MsFlags::MS_BIND, none).unwrap();
+    let _unmount = Unmount(root.clone());
+    mount(none, &root, none, MsFlags::MS_SHARED, none).unwrap();
     context.launch();
     let namespace = |pid: u32| fs::read_link(format!("/proc/{pid}/ns/mnt")).unwrap();
     assert_eq!(namespace(context.pid()), namespace(std::process::id()));
     assert_eq!(context.exec_sh("cat /work/file; cat /proc/1/comm").ok().stdout, "here\nsleep\n");
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-    assert!(!mounts.contains(context.dir.to_str().unwrap()), "{mounts}");
+    let below: Vec<&str> =
+        mounts.lines().filter(|line| line.contains(&format!(" {}/", root.display()))).collect();
+    assert!(below.is_empty(), "{below:?}");
     context.kill("KILL").ok();
     context.wait_stopped();
     context.delete().ok();

@@ -24,7 +24,11 @@ const MS_SHARED: u64 = 1 << 20;
 /// Attaches the root in the process's own mount namespace. Gives the descriptor from which all else is resolved.
 pub(crate) fn attach(root: &Root<'_>) -> Result<OwnedFd> {
     if root.detached {
-        return tree(&root.source, 0).or_at(Step::RootSource);
+        let tree = tree(&root.source, 0).or_at(Step::RootSource)?;
+        // A copy of a shared mount is its peer: what is mounted in the copy would appear on the host.
+        let slave = MountAttributes { propagation: MS_SLAVE, ..Default::default() };
+        mount_setattr(&tree, c"", true, &slave).or_at(Step::Propagation)?;
+        return Ok(tree);
     }
     let propagation = MountAttributes { propagation: root.propagation, ..Default::default() };
     mount_setattr(CWD, c"/", true, &propagation).or_at(Step::Propagation)?;
