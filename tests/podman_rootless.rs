@@ -26,7 +26,7 @@ fn with_ids(folder: &Path, line: &str, program: &Command) -> Command {
     let ids = folder.join("subids");
     fs::write(&ids, line).unwrap();
     let script = format!(
-        "touch /etc/subuid /etc/subgid; mount --bind {0} /etc/subuid && mount --bind {0} /etc/subgid && exec \"$@\"",
+        "for file in /etc/subuid /etc/subgid; do test -e $file || touch $file; done; mount --bind {0} /etc/subuid && mount --bind {0} /etc/subgid && exec \"$@\"",
         ids.display()
     );
     let mut command = Command::new("unshare");
