@@ -13,7 +13,7 @@ use crate::run_args::RunArgs;
 use crate::values::{self, NumericUser, Signal, Size};
 
 /// The version of the OCI runtime specification that vctx implements.
-pub(crate) const SPEC_VERSION: &str = "1.2.1";
+pub(crate) const SPEC_VERSION: &str = "1.3.0";
 
 /// The source revision of this build; the recipe file sets `VCTX_COMMIT`.
 pub(crate) const COMMIT: &str = match option_env!("VCTX_COMMIT") {

@@ -19,7 +19,7 @@ fn version_has_the_lines_that_docker_parses() {
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(lines[0], concat!("vctx version ", env!("CARGO_PKG_VERSION")));
     assert_eq!(lines[1], format!("commit: {COMMIT}"));
-    assert_eq!(lines[2], "spec: 1.2.1");
+    assert_eq!(lines[2], "spec: 1.3.0");
 }
 
 #[test]

@@ -50,7 +50,7 @@ fn as_user(context: &Context, command: &Command) -> Command {
     let ids = context.dir.join("subids");
     fs::write(&ids, "nobody:300000:65536\n").unwrap();
     let script = format!(
-        "touch /etc/subuid /etc/subgid; mount --bind {0} /etc/subuid && mount --bind {0} /etc/subgid && \
+        "for file in /etc/subuid /etc/subgid; do test -e $file || touch $file; done; mount --bind {0} /etc/subuid && mount --bind {0} /etc/subgid && \
          exec setpriv --reuid {USER} --regid {USER} --clear-groups \"$@\"",
         ids.display()
     );

@@ -23,28 +23,29 @@ mod invariants;
 mod lifecycle;
 mod namespaces;
 mod net_devices;
+mod podman_rootless;
 mod process;
 mod refusals;
 mod rootless;
 mod seccomp;
 mod systemd;
 
-use harness::Need::{Path, Program, Root, Vctx};
+use harness::Need;
+use harness::Need::{Program, Root, Vctx};
+
+/// The virtual machines have the tests without their source.
+const SOURCE: Need = Need::Path(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"));
 
 fn main() {
     if attacks::guest::main().is_some() {
         return;
     }
     let mut suites = harness::Suites::new();
-    suites.add(
-        "invariants",
-        &[Path(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"))],
-        invariants::cases(),
-    );
+    suites.add("invariants", &[SOURCE], invariants::cases());
     suites.add("lifecycle", &[Root], lifecycle::cases());
     suites.add("refusals", &[Root], refusals::cases());
     suites.add("bad_input", &[Root], bad_input::cases());
-    suites.add("conformance", &[], conformance::cases());
+    suites.add("conformance", &[SOURCE], conformance::cases());
     suites.add("process", &[Root], process::cases());
     suites.add("filesystem", &[Root], filesystem::cases());
     suites.add("idmapped", &[Root], idmapped::cases());
@@ -59,6 +60,7 @@ fn main() {
     suites.add("rootless", &[Root], rootless::cases());
     suites.add("host_run", &[Vctx], host_run::cases());
     suites.add("podman", &[Root, Program("podman"), Program("conmon")], engine_podman::cases());
+    suites.add("podman_rootless", &[Root, Program("podman"), Program("conmon")], podman_rootless::cases());
     suites.add("containerd", &[Root, Program("containerd"), Program("ctr")], engine_containerd::cases());
     suites.add("docker", &[Root, Program("dockerd"), Program("docker")], engine_docker::cases());
     suites.run()

@@ -6,21 +6,23 @@ use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bumpalo::Bump;
-use oci_spec::runtime::{LinuxIdMapping, LinuxResources, Spec};
+use oci_spec::runtime::Spec;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
-use rustix::process::{getegid, geteuid};
-use vctx_context::cgroup::{Cgroup, Join, Layout, default_devices};
+use rustix::process::geteuid;
+use vctx_context::cgroup::{Cgroup, Join};
 use vctx_context::child::handshake::{Order, Report};
 use vctx_context::child::plan::{Filter, Plan};
-use vctx_context::idmap::{Mappings, Range};
+use vctx_context::idmap::Mappings;
 use vctx_context::namespace::{Joined, Kind};
-use vctx_context::spawn::{self, Birth, Child, Handshake};
-use vctx_context::{capability, exe, procfs, seccomp, terminal};
+use vctx_context::spawn::{self, Child, Handshake};
+use vctx_context::{exe, procfs, seccomp, terminal};
 use vctx_netns::device;
 
 use crate::config::Config;
 use crate::failure::explain;
+use crate::groups::{enter_cgroup, only_devices, without_devices};
 use crate::hooks::{self, Point};
+use crate::host::{Host, grantable};
 use crate::plan::{Facts, RootFs};
 use crate::state::{Context, Lock, State, Store, check_id};
 use crate::undo::{Step, Undo};
@@ -276,103 +278,6 @@ fn move_devices(spec: &Spec, host: &Host, pid: i32, undo: &mut Undo) -> Result<(
     Ok(())
 }
 
-/// What has to be known of the machine and of ourselves before anything is done.
-pub(crate) struct Host {
-    proc: OwnedFd,
-    pub(crate) privileged: bool,
-    kinds: Vec<(Kind, Option<PathBuf>)>,
-    pub(crate) joined: Vec<Joined>,
-    /// Mappings that we write for a new user namespace.
-    pub(crate) mappings: Option<Mappings>,
-    cgroup: Option<Cgroup>,
-}
-
-impl Host {
-    fn look(request: &Request) -> Result<Host> {
-        let spec = &request.config.spec;
-        let kinds = crate::plan::namespaces(spec);
-        let mut joined = Vec::new();
-        for kind in Kind::ALL {
-            if let Some((_, Some(path))) = kinds.iter().find(|(one, _)| *one == kind) {
-                joined.push(Joined::open(kind, path)?);
-            }
-        }
-        let makes_user = kinds.iter().any(|(kind, path)| *kind == Kind::User && path.is_none());
-        let cgroup = match request.cgroups {
-            Cgroups::None => None,
-            driver => {
-                let path = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_ref());
-                let path = path.map(|path| path.to_string_lossy());
-                let plan = if driver == Cgroups::Systemd { Cgroup::plan_scope } else { Cgroup::plan };
-                Some(plan(&Layout::detect()?, path.as_deref(), &request.id)?)
-            }
-        };
-        Ok(Host {
-            proc: procfs::open().map_err(Error::Proc)?,
-            privileged: geteuid().is_root(),
-            mappings: makes_user.then(|| mappings(spec)),
-            kinds,
-            joined,
-            cgroup,
-        })
-    }
-
-    /// A user namespace changes who may do what: everything is then joined before the clone, by a process of its own.
-    fn apart(&self) -> bool {
-        let user = self.kinds.iter().any(|(kind, _)| *kind == Kind::User);
-        user && !self.joined.is_empty()
-    }
-
-    fn birth<'a>(&'a self, cgroup: Option<&'a OwnedFd>) -> Birth<'a> {
-        let made = |kind: Kind| self.kinds.iter().any(|(one, path)| *one == kind && path.is_none());
-        let new = Kind::ALL
-            .into_iter()
-            // These two the child makes itself, when what they show has been set up.
-            .filter(|kind| made(*kind) && !matches!(kind, Kind::Cgroup | Kind::Time))
-            .fold(0, |flags, kind| flags | kind.flag());
-        Birth {
-            new,
-            join: self.joined.iter().filter(|one| self.apart() || one.kind == Kind::Pid).collect(),
-            enter: None,
-            apart: self.apart(),
-            cgroup: cgroup.map(AsFd::as_fd),
-        }
-    }
-
-    /// Namespaces that the child joins by itself.
-    fn child_joins(&self) -> Vec<(BorrowedFd<'_>, u32)> {
-        let mut joins = Vec::new();
-        if !self.apart() {
-            joins.extend(
-                self.joined
-                    .iter()
-                    .filter(|one| one.kind != Kind::Pid)
-                    .map(|one| (one.as_fd(), one.kind.flag())),
-            );
-        }
-        joins
-    }
-}
-
-/// The mappings of a configuration.
-pub(crate) fn mappings(spec: &Spec) -> Mappings {
-    let linux = spec.linux().as_ref();
-    Mappings {
-        users: ranges(linux.and_then(|linux| linux.uid_mappings().as_ref())),
-        groups: ranges(linux.and_then(|linux| linux.gid_mappings().as_ref())),
-    }
-}
-
-/// The mappings of the configuration, as ranges.
-pub(crate) fn ranges(list: Option<&Vec<LinuxIdMapping>>) -> Vec<Range> {
-    let range = |one: &LinuxIdMapping| Range {
-        inside: one.container_id(),
-        outside: one.host_id(),
-        length: one.size(),
-    };
-    list.into_iter().flatten().map(range).collect()
-}
-
 /// A guest whose root is a user of its own cannot write our executable: only one that shares the host's ids could.
 fn protect(host: &Host) -> Result<()> {
     match &host.mappings {
@@ -452,54 +357,6 @@ fn rootfs(request: &Request) -> PathBuf {
     }
 }
 
-/// Makes the control group. The placeholder, if there is one, holds it until the child is in.
-fn enter_cgroup(
-    context: &mut Context,
-    spec: &Spec,
-    undo: &mut Undo,
-) -> Result<(Join, Option<spawn::Placeholder>)> {
-    let Some(cgroup) = context.state.cgroup.clone() else { return Ok(Default::default()) };
-    match cgroup.create() {
-        Ok(created) => {
-            undo.push(Step::RemoveCgroup(cgroup.clone()));
-            Ok((cgroup.join()?, created.holder))
-        }
-        // An ordinary user without a delegated group can still have a context, only no limits.
-        Err(error) if error.is_not_permitted() && !asks_for_limits(spec) => {
-            context.state.cgroup = None;
-            Ok(Default::default())
-        }
-        Err(error) if error.is_not_permitted() => Err(Error::Limits(error)),
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// Limits beside the rules for devices, which every engine writes and a user namespace makes moot.
-fn asks_for_limits(spec: &Spec) -> bool {
-    let Some(resources) = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref()) else {
-        return false;
-    };
-    let empty = without_devices(resources);
-    empty != LinuxResources::default()
-}
-
-fn without_devices(resources: &LinuxResources) -> LinuxResources {
-    let mut rest = resources.clone();
-    rest.set_devices(None);
-    rest
-}
-
-/// The whole policy for devices: nothing, then what the configuration says, then what every context needs. The last are
-/// not the configuration's to take away: without them no terminal can be made.
-fn only_devices(resources: Option<&LinuxResources>) -> LinuxResources {
-    let asked = resources.and_then(|resources| resources.devices().as_ref()).into_iter().flatten();
-    let mut usual = default_devices().into_iter();
-    let devices = usual.next().into_iter().chain(asked.cloned()).chain(usual);
-    let mut only = LinuxResources::default();
-    only.set_devices(Some(devices.collect()));
-    only
-}
-
 fn listen_for_start(context: &Context) -> Result<OwnedFd> {
     let path = context.start_path();
     // The lock is ours, so a socket that lies here is a killed create's.
@@ -574,11 +431,6 @@ fn facts<'a>(
     })
 }
 
-/// The capabilities that a guest can have: all of them in a user namespace of its own, else not more than we do.
-pub(crate) fn grantable(user_namespace: bool) -> u64 {
-    if user_namespace { u64::MAX } else { capability::permitted() }
-}
-
 fn take_terminal<'a>(spec: &Spec, console: Option<&'a OwnedFd>) -> Result<Option<BorrowedFd<'a>>> {
     let wanted = spec.process().as_ref().and_then(oci_spec::runtime::Process::terminal).unwrap_or(false);
     match_terminal(wanted, console)
@@ -630,10 +482,4 @@ pub(crate) fn write_pid(path: &std::path::Path, pid: i32) -> Result<()> {
 pub(crate) fn hand_over(spec: &Spec, listener: &OwnedFd, context: &Context, pid: i32) -> Result<()> {
     let profile = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
     hooks::send_seccomp_state(profile, listener.as_fd(), context, pid)
-}
-
-/// The caller's own ids, which a namespace without privilege maps.
-#[must_use]
-pub fn own_ids() -> (u32, u32) {
-    (geteuid().as_raw(), getegid().as_raw())
 }

@@ -75,7 +75,7 @@ pub(crate) fn clear(context: &Context) -> Result<()> {
         }
         cgroup.remove()?;
     }
-    let mappings = || Ok(crate::create::mappings(&Config::read(&context.config_path())?.spec));
+    let mappings = || Ok(crate::host::mappings(&Config::read(&context.config_path())?.spec));
     context.state.own.iter().try_for_each(|folder| remove_own(folder, mappings))
 }
 

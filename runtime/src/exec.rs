@@ -91,7 +91,8 @@ pub(crate) fn enter(
     program: Program,
 ) -> Result<Child> {
     let kinds = &context.state.namespaces;
-    let privileged = geteuid().is_root();
+    // Root of a user namespace cannot come back from a pid namespace into the host's: a process apart goes there.
+    let privileged = geteuid().is_root() && procfs::in_first_user_namespace();
     if !kinds.contains(&Kind::User) || !privileged {
         exe::protect()?;
     }
@@ -103,7 +104,7 @@ pub(crate) fn enter(
 
     let arena = Bump::new();
     let proc = procfs::open().map_err(Error::Proc)?;
-    let root = if makes_mounts(spec) { None } else { Some(own_root(&alive)?) };
+    let root = if makes_mounts(spec) { None } else { Some(own_root(alive)?) };
     let flags = kinds.iter().fold(0, |flags, kind| flags | kind.flag());
     // The pid namespace is for children only, and has to be entered before the clone.
     let before =
@@ -112,7 +113,7 @@ pub(crate) fn enter(
         root: RootFs::Folder(PathBuf::new()),
         join: Vec::new(),
         user_namespace: kinds.contains(&Kind::User),
-        grantable: crate::create::grantable(kinds.contains(&Kind::User)),
+        grantable: crate::host::grantable(kinds.contains(&Kind::User)),
         no_setgroups: kinds.contains(&Kind::User) && procfs::denies_setgroups(alive.pid),
         cgroups: Vec::new(),
         cgroup_links: Vec::new(),
@@ -148,7 +149,7 @@ pub(crate) fn enter(
             user_namespace: kinds.contains(&Kind::User),
             root: root.as_ref().map(AsFd::as_fd),
         }),
-        process: crate::plan::process(&arena, &request.process, spec, &facts, false)?,
+        process: crate::plan::process::process(&arena, &request.process, spec, &facts, false)?,
     };
     let birth = Birth {
         new: 0,
@@ -189,7 +190,7 @@ fn confined<T>(process: &Process, make: impl FnOnce() -> Result<T>) -> Result<T>
     let initial = process.exec_cpu_affinity().as_ref().and_then(|affinity| affinity.initial().as_deref());
     let Some(cpus) = initial.filter(|cpus| !cpus.is_empty()) else { return make() };
     const FIELD: &str = "process.execCPUAffinity.initial";
-    let mask = crate::plan::mask(FIELD, cpus)?;
+    let mask = crate::plan::process::mask(FIELD, cpus)?;
     let refused = |errno: rustix::io::Errno| Error::invalid(FIELD, format!("is {cpus}: {errno}"));
     let own = rustix::thread::sched_getaffinity(None).map_err(refused)?;
     sched_setaffinity(&mask).map_err(refused)?;

@@ -7,8 +7,8 @@ use oci_spec::runtime::Spec;
 use vctx_context::idmap::{self, Mapped, Mappings};
 use vctx_context::namespace::Kind;
 
-use crate::create::{Host, ranges};
-use crate::plan::{flow, options_of};
+use crate::host::{Host, ranges};
+use crate::plan::root::{flow, options_of};
 use crate::{Error, Result};
 
 /// The detached trees, by the index of their mount. Mounts with the same mapping share a user namespace.

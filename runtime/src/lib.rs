@@ -19,6 +19,8 @@ pub mod update;
 pub mod validate;
 
 mod failure;
+mod groups;
+mod host;
 mod idmapped;
 mod kernel;
 mod mount;

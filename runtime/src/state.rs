@@ -115,10 +115,12 @@ impl Store {
     /// The store at `root`, or at its usual place: `/run/vctx`, and `$XDG_RUNTIME_DIR/vctx` without root.
     #[must_use]
     pub fn new(root: Option<PathBuf>) -> Store {
+        let user = rustix::process::geteuid();
+        // Engines without root call us as root of their user namespace: /run is not theirs.
         let usual = || match std::env::var_os("XDG_RUNTIME_DIR") {
-            Some(folder) if !rustix::process::geteuid().is_root() => PathBuf::from(folder).join("vctx"),
-            _ if rustix::process::geteuid().is_root() => PathBuf::from("/run/vctx"),
-            _ => PathBuf::from(format!("/tmp/vctx-{}", rustix::process::geteuid().as_raw())),
+            _ if user.is_root() && procfs::in_first_user_namespace() => PathBuf::from("/run/vctx"),
+            Some(folder) => PathBuf::from(folder).join("vctx"),
+            None => PathBuf::from(format!("/tmp/vctx-{}", user.as_raw())),
         };
         Store { root: root.unwrap_or_else(usual) }
     }

@@ -1,7 +1,7 @@
 //! The guest borrows a descriptor of the host's (CVE-2024-21626, CVE-2016-9962).
 
 use super::guest;
-use crate::harness::{Case, Context, case, json};
+use crate::harness::{Case, Context, case, json, rounds};
 use std::fs;
 
 pub fn cases() -> Vec<Case> {
@@ -55,7 +55,7 @@ fn nobody_who_joins_can_be_traced() {
     guest::bring(&mut context);
     context.args(&guest::args("trace-newcomers"));
     context.launch();
-    for _ in 0..200 {
+    for _ in 0..rounds(200) {
         context.exec(&[], &["true"]).ok();
     }
     fs::write(context.root("stop"), "").unwrap();

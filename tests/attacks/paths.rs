@@ -91,7 +91,7 @@ fn a_mount_target_that_is_swapped_never_leaves_the_root() {
                 rounds.fetch_add(1, Ordering::Relaxed);
             }
         });
-        for _ in 0..60 {
+        for _ in 0..crate::harness::rounds(60) {
             let mut context = Context::new();
             context.args(&["true"]);
             context.bind("/volume", &volume, &["rbind"]);

@@ -205,6 +205,11 @@ pub fn slowness() -> u32 {
     std::env::var("VCTX_TEST_SLOW").ok().and_then(|text| text.parse().ok()).unwrap_or(1)
 }
 
+/// How often to try what wins by repetition: fewer times on a slow machine, where each takes as many times longer.
+pub fn rounds(usual: u32) -> u32 {
+    (usual / slowness()).max(10)
+}
+
 /// Polls until `probe` yields something; for states that only a command can tell. Panics after `seconds`, on a machine
 /// of usual speed.
 pub fn eventually<T>(what: &str, seconds: u64, mut probe: impl FnMut() -> Option<T>) -> T {

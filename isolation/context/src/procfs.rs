@@ -61,6 +61,13 @@ pub fn denies_setgroups(pid: i32) -> bool {
     std::fs::read(format!("/proc/{pid}/setgroups")).is_ok_and(|text| text.starts_with(b"deny"))
 }
 
+/// This process is in the user namespace that the kernel began with: all ids are mapped to themselves.
+#[must_use]
+pub fn in_first_user_namespace() -> bool {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    map.split_ascii_whitespace().eq(["0", "0", "4294967295"])
+}
+
 /// The number of threads of this process (proc_pid_task(5)).
 ///
 /// # Errors

@@ -1,0 +1,57 @@
+//! The control groups of a new context, and what is written to them when.
+
+use oci_spec::runtime::{LinuxResources, Spec};
+use vctx_context::cgroup::{Join, default_devices};
+use vctx_context::spawn::{self};
+
+use crate::state::Context;
+use crate::undo::{Step, Undo};
+use crate::{Error, Result};
+
+/// Makes the control group. The placeholder, if there is one, holds it until the child is in.
+pub(crate) fn enter_cgroup(
+    context: &mut Context,
+    spec: &Spec,
+    undo: &mut Undo,
+) -> Result<(Join, Option<spawn::Placeholder>)> {
+    let Some(cgroup) = context.state.cgroup.clone() else { return Ok(Default::default()) };
+    match cgroup.create() {
+        Ok(created) => {
+            undo.push(Step::RemoveCgroup(cgroup.clone()));
+            Ok((cgroup.join()?, created.holder))
+        }
+        // An ordinary user without a delegated group can still have a context, only no limits.
+        Err(error) if error.is_not_permitted() && !asks_for_limits(spec) => {
+            context.state.cgroup = None;
+            Ok(Default::default())
+        }
+        Err(error) if error.is_not_permitted() => Err(Error::Limits(error)),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Limits beside the rules for devices, which every engine writes and a user namespace makes moot.
+fn asks_for_limits(spec: &Spec) -> bool {
+    let Some(resources) = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref()) else {
+        return false;
+    };
+    let empty = without_devices(resources);
+    empty != LinuxResources::default()
+}
+
+pub(crate) fn without_devices(resources: &LinuxResources) -> LinuxResources {
+    let mut rest = resources.clone();
+    rest.set_devices(None);
+    rest
+}
+
+/// The whole policy for devices: nothing, then what the configuration says, then what every context needs. The last are
+/// not the configuration's to take away: without them no terminal can be made.
+pub(crate) fn only_devices(resources: Option<&LinuxResources>) -> LinuxResources {
+    let asked = resources.and_then(|resources| resources.devices().as_ref()).into_iter().flatten();
+    let mut usual = default_devices().into_iter();
+    let devices = usual.next().into_iter().chain(asked.cloned()).chain(usual);
+    let mut only = LinuxResources::default();
+    only.set_devices(Some(devices.collect()));
+    only
+}

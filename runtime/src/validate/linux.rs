@@ -1,0 +1,235 @@
+//! The object `linux` of a configuration: namespaces, mappings, sysctls, devices and paths.
+
+use std::collections::HashSet;
+use std::path::{Component, Path};
+
+use oci_spec::runtime::{Linux, LinuxDeviceType, LinuxNamespaceType, Spec};
+
+use super::{path, text};
+use crate::{Error, Result};
+
+pub(super) fn linux(spec: &Spec, linux: &Linux) -> Result<()> {
+    let namespaces = linux.namespaces().as_deref().unwrap_or_default();
+    let mut kinds = HashSet::new();
+    for (index, namespace) in namespaces.iter().enumerate() {
+        let field = format!("linux.namespaces[{index}]");
+        if !kinds.insert(namespace.typ()) {
+            return Err(Error::invalid(
+                field,
+                format!("lists the {} namespace twice", word(namespace.typ())),
+            ));
+        }
+        if let Some(file) = namespace.path() {
+            path(&format!("{field}.path"), file)?;
+            if !file.is_absolute() {
+                return Err(Error::invalid(
+                    format!("{field}.path"),
+                    format!("is {file:?}, and must be absolute"),
+                ));
+            }
+        }
+    }
+    let has = |kind: LinuxNamespaceType| namespaces.iter().find(|one| one.typ() == kind);
+    let makes = |kind| has(kind).is_some_and(|one| one.path().is_none());
+    let needs = |field: &str, kind: LinuxNamespaceType| {
+        Err(Error::invalid(
+            field,
+            format!("needs a {} namespace in linux.namespaces; it would change the host's", word(kind)),
+        ))
+    };
+    // Such a hook is a program of the root, to which only a mount namespace leads.
+    if crate::hooks::has(spec, crate::hooks::Point::StartContainer) && !makes(LinuxNamespaceType::Mount) {
+        return needs("hooks.startContainer", LinuxNamespaceType::Mount);
+    }
+    if spec.hostname().as_ref().is_some_and(|name| !name.is_empty()) && has(LinuxNamespaceType::Uts).is_none()
+    {
+        return needs("hostname", LinuxNamespaceType::Uts);
+    }
+    if spec.domainname().as_ref().is_some_and(|name| !name.is_empty())
+        && has(LinuxNamespaceType::Uts).is_none()
+    {
+        return needs("domainname", LinuxNamespaceType::Uts);
+    }
+    if linux.time_offsets().as_ref().is_some_and(|offsets| !offsets.is_empty())
+        && !makes(LinuxNamespaceType::Time)
+    {
+        return needs("linux.timeOffsets", LinuxNamespaceType::Time);
+    }
+    mappings(linux, has(LinuxNamespaceType::User).is_some_and(|one| one.path().is_none()))?;
+    for (key, value) in linux.sysctl().iter().flatten() {
+        text("linux.sysctl", value)?;
+        sysctl(key, &|kind| has(kind).is_some())?;
+    }
+    let devices = crate::plan::net_devices(spec);
+    if !devices.is_empty() && has(LinuxNamespaceType::Network).is_none() {
+        return needs("linux.netDevices", LinuxNamespaceType::Network);
+    }
+    net_devices(&devices)?;
+    if let Some(nodes) = linux.memory_policy().as_ref().and_then(|policy| policy.nodes().as_deref()) {
+        crate::plan::process::mask("linux.memoryPolicy.nodes", nodes)?;
+    }
+    paths(linux)?;
+    if let Some(profile) = linux.seccomp() {
+        vctx_context::seccomp::validate(profile)?;
+    }
+    if let Some(name) = linux.rootfs_propagation()
+        && !name.is_empty()
+        && crate::mount::root_propagation(name).is_none()
+    {
+        return Err(Error::invalid(
+            "linux.rootfsPropagation",
+            format!("is {name:?}; shared, slave, private and unbindable are known"),
+        ));
+    }
+    Ok(())
+}
+
+fn net_devices(devices: &[vctx_netns::device::Device]) -> Result<()> {
+    let mut names = HashSet::new();
+    for device in devices {
+        let field = format!("linux.netDevices[{:?}]", device.name);
+        let name = device.new_name.as_ref().unwrap_or(&device.name);
+        if !vctx_netns::device::is_name(&device.name) || device.name.contains('%') {
+            return Err(Error::invalid(field, "is no name of a network device"));
+        }
+        if !vctx_netns::device::is_name(name) {
+            return Err(Error::invalid(
+                format!("{field}.name"),
+                format!("is {name:?}, which is no name of a network device"),
+            ));
+        }
+        if !name.contains('%') && !names.insert(name) {
+            return Err(Error::invalid(
+                format!("{field}.name"),
+                format!("is {name:?}, which another device has"),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// A kind of namespace by the word that the configuration has for it.
+fn word(kind: LinuxNamespaceType) -> &'static str {
+    match kind {
+        LinuxNamespaceType::Mount => "mount",
+        LinuxNamespaceType::Cgroup => "cgroup",
+        LinuxNamespaceType::Uts => "uts",
+        LinuxNamespaceType::Ipc => "ipc",
+        LinuxNamespaceType::User => "user",
+        LinuxNamespaceType::Pid => "pid",
+        LinuxNamespaceType::Network => "network",
+        LinuxNamespaceType::Time => "time",
+    }
+}
+
+fn mappings(linux: &Linux, makes_user: bool) -> Result<()> {
+    for (field, mappings) in
+        [("linux.uidMappings", linux.uid_mappings()), ("linux.gidMappings", linux.gid_mappings())]
+    {
+        let mappings = mappings.as_deref().unwrap_or_default();
+        if makes_user && mappings.is_empty() {
+            return Err(Error::invalid(
+                field,
+                "is empty, and a new user namespace needs at least one mapping",
+            ));
+        }
+        if !makes_user && !mappings.is_empty() && !has_joined_user(linux) {
+            return Err(Error::invalid(field, "needs a user namespace in linux.namespaces"));
+        }
+        id_ranges(field, mappings)?;
+    }
+    Ok(())
+}
+
+pub(super) fn id_ranges(field: &str, mappings: &[oci_spec::runtime::LinuxIdMapping]) -> Result<()> {
+    for (index, one) in mappings.iter().enumerate() {
+        let fits =
+            |first: u32| one.size().checked_sub(1).is_some_and(|rest| first.checked_add(rest).is_some());
+        if !fits(one.host_id()) || !fits(one.container_id()) {
+            return Err(Error::invalid(
+                format!("{field}[{index}].size"),
+                format!("is {}; ids lie between 0 and 4294967295", one.size()),
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn has_joined_user(linux: &Linux) -> bool {
+    linux
+        .namespaces()
+        .iter()
+        .flatten()
+        .any(|one| one.typ() == LinuxNamespaceType::User && one.path().is_some())
+}
+
+/// A sysctl that is not the namespace's own would change the host's.
+fn sysctl(key: &str, has: &dyn Fn(LinuxNamespaceType) -> bool) -> Result<()> {
+    let field = format!("linux.sysctl[{key:?}]");
+    let key = key.replace('/', ".");
+    if key.split('.').any(|part| part.is_empty()) || key.contains('\0') {
+        return Err(Error::invalid(field, "is no name such as net.ipv4.ip_forward"));
+    }
+    let ipc = [
+        "kernel.msgmax",
+        "kernel.msgmnb",
+        "kernel.msgmni",
+        "kernel.sem",
+        "kernel.shmall",
+        "kernel.shmmax",
+        "kernel.shmmni",
+        "kernel.shm_rmid_forced",
+    ];
+    let (kind, own) = if ipc.contains(&key.as_str()) || key.starts_with("fs.mqueue.") {
+        (LinuxNamespaceType::Ipc, true)
+    } else if key.starts_with("net.") {
+        (LinuxNamespaceType::Network, true)
+    } else if key == "kernel.hostname" || key == "kernel.domainname" {
+        (LinuxNamespaceType::Uts, true)
+    } else if key.starts_with("user.") {
+        (LinuxNamespaceType::User, true)
+    } else {
+        (LinuxNamespaceType::Ipc, false)
+    };
+    if !own {
+        return Err(Error::invalid(field, "belongs to no namespace; it would change the host"));
+    }
+    if !has(kind) {
+        return Err(Error::invalid(
+            field,
+            format!("needs a {} namespace in linux.namespaces; it would change the host's", word(kind)),
+        ));
+    }
+    Ok(())
+}
+
+fn paths(linux: &Linux) -> Result<()> {
+    let lists =
+        [("linux.maskedPaths", linux.masked_paths()), ("linux.readonlyPaths", linux.readonly_paths())];
+    for (field, list) in lists {
+        for one in list.iter().flatten() {
+            path(field, Path::new(one))?;
+            if !one.starts_with('/') {
+                return Err(Error::invalid(field, format!("holds {one:?}; paths there must be absolute")));
+            }
+        }
+    }
+    for (index, device) in linux.devices().iter().flatten().enumerate() {
+        if device.typ() == LinuxDeviceType::A {
+            return Err(Error::invalid(
+                format!("linux.devices[{index}].type"),
+                "is a; c, u, b and p are devices",
+            ));
+        }
+        let field = format!("linux.devices[{index}].path");
+        path(&field, device.path())?;
+        if !device.path().is_absolute() || device.path().components().any(|part| part == Component::ParentDir)
+        {
+            return Err(Error::invalid(
+                field,
+                format!("is {:?}, and must be an absolute path without `..`", device.path()),
+            ));
+        }
+    }
+    Ok(())
+}
