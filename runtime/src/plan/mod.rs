@@ -42,7 +42,7 @@ pub struct Facts<'a> {
     pub keyring: Option<String>,
     /// See [`Setting::start`].
     pub start: Option<BorrowedFd<'a>>,
-    /// See [`Root::no_pivot`].
+    /// See [`vctx_context::child::plan::Root::no_pivot`].
     pub no_pivot: bool,
     /// See [`Plan::proc`].
     pub proc: BorrowedFd<'a>,
@@ -50,9 +50,9 @@ pub struct Facts<'a> {
     pub tasks: Vec<BorrowedFd<'a>>,
     /// See [`Plan::close`].
     pub close: Vec<BorrowedFd<'a>>,
-    /// See [`Process::path`].
+    /// See [`vctx_context::child::plan::Process::path`].
     pub path: Option<PathBuf>,
-    /// See [`Process::standard`].
+    /// See [`vctx_context::child::plan::Process::standard`].
     pub standard: Vec<(BorrowedFd<'a>, i32)>,
     /// Where a terminal goes.
     pub console: Option<BorrowedFd<'a>>,

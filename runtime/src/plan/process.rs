@@ -16,7 +16,7 @@ use crate::{Error, Result};
 ///
 /// # Errors
 ///
-/// As [`new_context`].
+/// As [`super::new_context`].
 pub(crate) fn process<'a>(
     arena: &'a Bump,
     process: &SpecProcess,
