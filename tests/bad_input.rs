@@ -136,14 +136,13 @@ fn namespaces_in_conflict_are_refused() {
             namespaces(&[("mount", None), ("pid", Some("ns/pid"))]),
             "linux.namespaces[1].path",
         ),
-        ("/linux/namespaces", namespaces(&[("pid", None)]), "mount namespace"),
         ("/linux/namespaces", namespaces(&[("mount", None)]), "hostname: needs a uts namespace"),
         (
             "/linux/namespaces",
             namespaces(&[usual[0], usual[1], usual[2], ("user", None)]),
             "linux.uidMappings",
         ),
-        ("/linux/namespaces", json!([]), "root: needs a mount namespace"),
+        ("/linux/namespaces", json!([]), "hostname: needs a uts namespace"),
     ]);
 }
 
