@@ -78,7 +78,8 @@ impl Case {
     }
 
     fn run(&self, suite_needs: &[Need]) -> Result<Completion, Failed> {
-        if let Some(reason) = suite_needs.iter().chain(&self.needs).find_map(|need| need.missing()) {
+        let unmet = suite_needs.iter().chain(&self.needs).find_map(|need| need.missing());
+        if let Some(reason) = unmet.or_else(unusable) {
             return Ok(Completion::ignored_with(reason));
         }
         let Err(panic) = panic::catch_unwind(AssertUnwindSafe(self.body)) else {
@@ -160,30 +161,17 @@ pub fn runtime() -> &'static Path {
     static RUNTIME: OnceLock<PathBuf> = OnceLock::new();
     RUNTIME.get_or_init(|| match std::env::var("VCTX_UNDER_TEST").as_deref() {
         Err(_) | Ok("" | "vctx") => PathBuf::from(env!("CARGO_BIN_EXE_vctx")),
-        Ok(name) => {
-            let found = which(name).unwrap_or_else(|| panic!("VCTX_UNDER_TEST={name} is not installed"));
-            if found.ends_with("crun") { crun_without_the_unified_hierarchy(found) } else { found }
-        }
+        Ok(name) => which(name).unwrap_or_else(|| panic!("VCTX_UNDER_TEST={name} is not installed")),
     })
 }
 
-/// crun manages no hybrid machine whose version 2 hierarchy has a controller, such as hugetlb. There it is run through
-/// a script that takes that hierarchy away, in a mount namespace of the script's own.
-fn crun_without_the_unified_hierarchy(crun: PathBuf) -> PathBuf {
-    let unified = "/sys/fs/cgroup/unified";
-    let controllers = std::fs::read_to_string(format!("{unified}/cgroup.controllers")).unwrap_or_default();
-    if controllers.trim().is_empty() {
-        return crun;
-    }
-    let script = rootfs::workspace().join("crun");
-    let inner = format!("umount {unified} && exec {} \"$@\"", crun.display());
-    std::fs::write(
-        &script,
-        format!("#!/bin/sh\nexec unshare --mount --propagation slave sh -c '{inner}' crun \"$@\"\n"),
-    )
-    .unwrap();
-    std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-    script
+/// Why the runtime under test can run nothing on this machine: crun manages no hybrid machine whose version 2 hierarchy
+/// has a controller, such as hugetlb.
+fn unusable() -> Option<String> {
+    let controllers =
+        std::fs::read_to_string("/sys/fs/cgroup/unified/cgroup.controllers").unwrap_or_default();
+    let refuses = peer() == "crun" && !controllers.trim().is_empty();
+    refuses.then(|| format!("crun refuses a hybrid machine with {} on version 2", controllers.trim()))
 }
 
 /// The runtime's own name: `vctx`, `runc`, `crun`, or another file name.
