@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, ArgMatches, Args, Command, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::run_args::RunArgs;
 use crate::values::{self, NumericUser, Signal, Size};
@@ -93,41 +93,86 @@ pub(crate) enum Rootless {
     False,
 }
 
-/// What to do.
-#[derive(Debug, Subcommand)]
-pub(crate) enum Verb {
+/// The verbs, each with its options and its name. clap's own derive would make the options of all of them on every call;
+/// so they are made for the one that was called.
+macro_rules! verbs {
+    ($(#[doc = $about:literal] $verb:ident($args:ident) = $name:literal,)*) => {
+        /// What to do.
+        #[derive(Debug)]
+        pub(crate) enum Verb {
+            $(#[doc = $about] $verb(Box<$args>),)*
+        }
+
+        impl Subcommand for Verb {
+            fn augment_subcommands(command: Command) -> Command {
+                command$(.subcommand(Command::new($name).about(about($about)).defer(|command| {
+                    $args::augment_args(command).about(about($about))
+                })))*
+            }
+
+            fn augment_subcommands_for_update(command: Command) -> Command {
+                Verb::augment_subcommands(command)
+            }
+
+            fn has_subcommand(name: &str) -> bool {
+                matches!(name, $($name)|*)
+            }
+        }
+
+        impl FromArgMatches for Verb {
+            fn from_arg_matches(matches: &ArgMatches) -> Result<Verb, clap::Error> {
+                match matches.subcommand() {
+                    $(Some(($name, matches)) => Ok(Verb::$verb(Box::new($args::from_arg_matches(matches)?))),)*
+                    _ => Err(clap::Error::new(clap::error::ErrorKind::MissingSubcommand)),
+                }
+            }
+
+            fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+                *self = Verb::from_arg_matches(matches)?;
+                Ok(())
+            }
+        }
+    };
+}
+
+/// The line of a listing: the documentation without its full stop.
+fn about(text: &'static str) -> &'static str {
+    text.trim().trim_end_matches('.')
+}
+
+verbs! {
     /// Create a context from a bundle; its program waits for `start`.
-    Create(CreateArgs),
+    Create(CreateArgs) = "create",
     /// Run the program of a created context.
-    Start(StartArgs),
+    Start(StartArgs) = "start",
     /// Create a context and run a command in it.
-    Run(Box<RunArgs>),
+    Run(RunArgs) = "run",
     /// Run one more process in a running context.
-    Exec(ExecArgs),
+    Exec(ExecArgs) = "exec",
     /// Print the state of a context as JSON.
-    State(StateArgs),
+    State(StateArgs) = "state",
     /// Send a signal to the first process of a context.
-    Kill(KillArgs),
+    Kill(KillArgs) = "kill",
     /// Remove what a stopped context holds.
-    Delete(DeleteArgs),
+    Delete(DeleteArgs) = "delete",
     /// List the processes of a context.
-    Ps(PsArgs),
+    Ps(PsArgs) = "ps",
     /// Freeze all processes of a context.
-    Pause(PauseArgs),
+    Pause(PauseArgs) = "pause",
     /// Thaw the processes of a paused context.
-    Resume(ResumeArgs),
+    Resume(ResumeArgs) = "resume",
     /// Change the limits of a running context.
-    Update(UpdateArgs),
+    Update(UpdateArgs) = "update",
     /// Print statistics and out-of-memory events of a context as JSON lines.
-    Events(EventsArgs),
+    Events(EventsArgs) = "events",
     /// List the contexts.
-    List(ListArgs),
+    List(ListArgs) = "list",
     /// Write a starting config.json.
-    Spec(SpecArgs),
+    Spec(SpecArgs) = "spec",
     /// Print what this build can do as JSON (runtime-spec, features.md).
-    Features(FeaturesArgs),
+    Features(FeaturesArgs) = "features",
     /// Tell what this machine offers, what is missing, and which package brings it.
-    Info(InfoArgs),
+    Info(InfoArgs) = "info",
 }
 
 /// Descriptors, sockets and files that a caller hands over when it creates a context.

@@ -9,13 +9,15 @@ use std::ffi::OsString;
 use clap::{Arg, Command};
 
 /// Rewrite `argv`, whose first word is the program's name.
-pub(crate) fn normalise(argv: Vec<OsString>, cli: &Command) -> Vec<OsString> {
+pub(crate) fn normalise(argv: Vec<OsString>, cli: &mut Command) -> Vec<OsString> {
     if !argv.iter().skip(1).any(is_candidate) {
         return argv;
     }
+    // The options of the verbs are made when they are needed.
+    cli.build();
     let mut words = argv.into_iter();
     let mut out: Vec<OsString> = words.next().into_iter().collect();
-    let mut verb = cli;
+    let mut verb = &*cli;
     let mut positional = 0;
     while let Some(word) = words.next() {
         // A word that is not UTF-8 is no option of ours, so it counts as a positional.
@@ -193,9 +195,9 @@ mod tests {
             ("vctx nosuch -all", "vctx nosuch -all"),
             (unchanged, unchanged),
         ];
-        let cli = Cli::command();
+        let mut cli = Cli::command();
         for (before, after) in table {
-            assert_eq!(normalise(split(before), &cli), split(after), "{before}");
+            assert_eq!(normalise(split(before), &mut cli), split(after), "{before}");
         }
     }
 

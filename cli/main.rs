@@ -41,8 +41,8 @@ fn main() -> ExitCode {
     if words.iter().any(|word| word == "run" || word == "create" || word == "exec") {
         let _ = vctx_context::exe::protect();
     }
-    let command = Cli::command();
-    let argv = argv::normalise(words, &command);
+    let mut command = Cli::command();
+    let argv = argv::normalise(words, &mut command);
     let failure = failure_code(&argv, &command);
     let cli = match command.try_get_matches_from(&argv).and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
@@ -62,22 +62,22 @@ fn main() -> ExitCode {
 
 fn act(global: &Global, verb: Verb) -> Result<ExitCode, Error> {
     match verb {
-        Verb::Create(args) => create::run(global, args),
-        Verb::Start(args) => verbs::start(global, args),
+        Verb::Create(args) => create::run(global, *args),
+        Verb::Start(args) => verbs::start(global, *args),
         Verb::Run(args) => run::run(global, *args),
-        Verb::Exec(args) => exec::run(global, args),
-        Verb::State(args) => show::state(global, args),
-        Verb::Kill(args) => verbs::kill(global, args),
-        Verb::Delete(args) => verbs::delete(global, args),
-        Verb::Ps(args) => show::ps(global, args),
-        Verb::Pause(args) => verbs::pause(global, args),
-        Verb::Resume(args) => verbs::resume(global, args),
-        Verb::Update(args) => update::run(global, args),
-        Verb::Events(args) => events::run(global, args),
-        Verb::List(args) => show::list(global, args),
-        Verb::Spec(args) => spec::run(global, args),
-        Verb::Features(args) => features::run(global, args),
-        Verb::Info(args) => info::run(global, args),
+        Verb::Exec(args) => exec::run(global, *args),
+        Verb::State(args) => show::state(global, *args),
+        Verb::Kill(args) => verbs::kill(global, *args),
+        Verb::Delete(args) => verbs::delete(global, *args),
+        Verb::Ps(args) => show::ps(global, *args),
+        Verb::Pause(args) => verbs::pause(global, *args),
+        Verb::Resume(args) => verbs::resume(global, *args),
+        Verb::Update(args) => update::run(global, *args),
+        Verb::Events(args) => events::run(global, *args),
+        Verb::List(args) => show::list(global, *args),
+        Verb::Spec(args) => spec::run(global, *args),
+        Verb::Features(args) => features::run(global, *args),
+        Verb::Info(args) => info::run(global, *args),
     }
 }
 

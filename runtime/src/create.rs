@@ -118,6 +118,7 @@ pub fn create(store: &Store, mut request: Request) -> Result<Created> {
     check_id(&request.id)?;
     crate::validate::validate(&request.config.spec)?;
     crate::kernel::supports(&request.config.spec)?;
+    let root = root(&request)?;
     let host = Host::look(&request)?;
     protect(&host)?;
     let filter = filter(store, &request.config.spec)?;
@@ -127,14 +128,14 @@ pub fn create(store: &Store, mut request: Request) -> Result<Created> {
     let (folder, lock) = store.reserve(&request.id)?;
     // Declared after the lock, and so dropped before it: what is undone is undone while the id is still ours.
     let mut undo = Undo::default();
-    let mut context = record(folder, &request, &host, &mut undo)?;
+    let mut context = record(folder, &request, &root, &host, &mut undo)?;
     let (join, holder) = enter_cgroup(&mut context, spec, &mut undo)?;
     let listener = if request.start == Start::Wait { Some(listen_for_start(&context)?) } else { None };
 
     let idmapped = idmapped::trees(spec, &host)?;
     let arena = Bump::new();
     let cgroup = context.state.cgroup.as_ref();
-    let mut facts = facts(&request, &host, cgroup, &filter, &join, listener.as_ref())?;
+    let mut facts = facts(&request, root, &host, cgroup, &filter, &join, listener.as_ref())?;
     facts.console = take_terminal(spec, console.as_ref())?;
     facts.idmaps = idmapped.iter().map(|(index, tree)| (*index, tree.as_fd())).collect();
     facts.close.push(lock.folder());
@@ -254,8 +255,7 @@ fn accompany(
         cgroup.apply(&only_devices(resources))?;
     }
     let identity = procfs::identity(pid).map_err(Error::Proc)?.ok_or(Error::Spawn(spawn::Error::Died))?;
-    context.state.process = Some((pid, identity.start_time));
-    context.write()
+    context.write_process(pid, identity.start_time)
 }
 
 /// Moves the network devices that the configuration names into the context. At its end the kernel takes care of them.
@@ -294,7 +294,13 @@ fn filter(store: &Store, spec: &Spec) -> Result<Option<seccomp::Filter>> {
 }
 
 /// Writes what is about to be made: a killed `create` can be cleaned up from this alone.
-fn record(folder: PathBuf, request: &Request, host: &Host, undo: &mut Undo) -> Result<Context> {
+fn record(
+    folder: PathBuf,
+    request: &Request,
+    root: &RootFs,
+    host: &Host,
+    undo: &mut Undo,
+) -> Result<Context> {
     undo.push(Step::RemoveFolder(folder.clone()));
     for own in &request.own {
         undo.push(Step::RemoveOwn(own.clone(), host.mappings.clone().unwrap_or_default()));
@@ -306,7 +312,9 @@ fn record(folder: PathBuf, request: &Request, host: &Host, undo: &mut Undo) -> R
         id: request.id.clone(),
         oci_version: spec.version().clone(),
         bundle: request.bundle.clone(),
-        rootfs: rootfs(request),
+        rootfs: match root {
+            RootFs::Folder(path) | RootFs::Mount { at: path, .. } => path.clone(),
+        },
         created: now.as_secs(),
         created_nanos: now.subsec_nanos(),
         owner: geteuid().as_raw(),
@@ -344,16 +352,16 @@ fn make_folder(path: &std::path::Path, mode: u32) -> std::io::Result<()> {
     if mode == 0o700 { Ok(()) } else { fs::set_permissions(path, fs::Permissions::from_mode(mode)) }
 }
 
-fn rootfs(request: &Request) -> PathBuf {
-    match &request.root {
-        Some(RootFs::Folder(path)) => path.clone(),
-        Some(RootFs::Mount { at, .. }) => at.clone(),
-        None => {
-            let path =
-                request.config.spec.root().as_ref().map(|root| root.path().clone()).unwrap_or_default();
-            let path = request.bundle.join(path);
-            path.canonicalize().unwrap_or(path)
-        }
+/// The root, resolved once, before the guest exists: the name of a folder that an engine has just made is not the guest's.
+fn root(request: &Request) -> Result<RootFs> {
+    if let Some(root) = &request.root {
+        return Ok(root.clone());
+    }
+    let path = request.config.spec.root().as_ref().map(|root| root.path().clone()).unwrap_or_default();
+    let path = request.bundle.join(path);
+    match path.canonicalize() {
+        Ok(path) => Ok(RootFs::Folder(path)),
+        Err(source) => Err(Error::HostPath { what: "the root file system", path, source }),
     }
 }
 
@@ -378,6 +386,7 @@ fn listen_for_start(context: &Context) -> Result<OwnedFd> {
 
 fn facts<'a>(
     request: &'a Request,
+    root: RootFs,
     host: &'a Host,
     cgroup: Option<&Cgroup>,
     filter: &'a Option<seccomp::Filter>,
@@ -385,20 +394,6 @@ fn facts<'a>(
     start: Option<&'a OwnedFd>,
 ) -> Result<Facts<'a>> {
     let spec = &request.config.spec;
-    let root = match &request.root {
-        Some(root) => root.clone(),
-        None => {
-            let path =
-                request.bundle.join(spec.root().as_ref().map(|root| root.path().clone()).unwrap_or_default());
-            // Resolved once, before the guest exists; the name of a folder that an engine has just made is not the guest's.
-            let path = path.canonicalize().map_err(|source| Error::HostPath {
-                what: "the root file system",
-                path,
-                source,
-            })?;
-            RootFs::Folder(path)
-        }
-    };
     let sources = cgroup.map(Cgroup::bind_sources);
     let user = host.kinds.iter().any(|(kind, _)| *kind == Kind::User);
     Ok(Facts {

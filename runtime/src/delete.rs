@@ -60,7 +60,7 @@ pub fn finish(context: &Context) -> Result<Vec<Error>> {
     // The configuration goes with the folder: what is needed of it is read before.
     let config = if context.state.has_poststop { Config::read(&context.config_path()).ok() } else { None };
     clear(context)?;
-    remove_folder(&context.folder)?;
+    context.remove()?;
     Ok(config.map_or_else(Vec::new, |config| hooks::poststop(&config.spec, context)))
 }
 

@@ -85,8 +85,8 @@ pub(crate) fn gate(spec: &Spec) -> bool {
 /// are held as its process is: groups, user, capabilities, filter and all.
 pub(crate) fn start_container(store: &Store, spec: &Spec, context: &Context) -> Result<()> {
     let point = Point::StartContainer;
-    let (hooks, Some(process)) = (point.of(spec), spec.process()) else { return Ok(()) };
-    let Some(alive) = context.alive()?.filter(|_| !hooks.is_empty()) else { return Ok(()) };
+    let (hooks @ [_, ..], Some(process)) = (point.of(spec), spec.process()) else { return Ok(()) };
+    let Some(alive) = context.alive()? else { return Ok(()) };
     let state = state(context, point.status(), alive.pid);
     hooks.iter().try_for_each(|hook| {
         let fail = |source| Error::RunHook { point: point.name(), path: hook.path().clone(), source };

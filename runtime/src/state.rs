@@ -1,7 +1,7 @@
 //! What is kept of a context between commands: one folder, named by the id, below the state root.
 //!
-//! `state.json` is what we know, `config.json` the configuration as it came, `start` the socket on which the first
-//! process waits. The folder itself is the lock. The status is never written: it follows from the process, the socket and
+//! `state.json` is what we know before the first process exists, `process` its id, `config.json` the configuration as it
+//! came, `start` the socket on which the first process waits. The folder itself is the lock. The status is never written: it follows from the process, the socket and
 //! the freezer, so that it cannot be wrong after a crash.
 
 use std::fs::{self, DirBuilder};
@@ -21,6 +21,9 @@ use crate::{Error, Result};
 
 /// The longest id, in bytes.
 const ID_LENGTH: usize = 255;
+
+/// The file that names the first process.
+const PROCESS: &str = "process";
 
 /// The folder below which contexts are kept.
 #[derive(Debug, Clone)]
@@ -71,7 +74,9 @@ pub struct State {
     pub created_nanos: u32,
     /// User id of the creator.
     pub owner: u32,
-    /// First process, once it exists: id and start time (proc_pid_stat(5), field 22).
+    /// First process, once it exists: id and start time (proc_pid_stat(5), field 22). It is a file of its own, so that
+    /// what is known before is written once.
+    #[serde(skip)]
     pub process: Option<(i32, u64)>,
     /// Control groups; absent without the right to make them.
     pub cgroup: Option<Cgroup>,
@@ -252,7 +257,16 @@ pub fn check_id(id: &str) -> Result<()> {
 fn read_state(folder: &Path) -> Result<State> {
     let path = folder.join("state.json");
     let bytes = fs::read(&path).map_err(Error::state("read", &path))?;
-    serde_json::from_slice(&bytes).map_err(|source| Error::Damaged { path, source })
+    let mut state: State =
+        serde_json::from_slice(&bytes).map_err(|source| Error::Damaged { path, source })?;
+    state.process = fs::read_to_string(folder.join(PROCESS)).ok().and_then(|text| parse_process(&text));
+    Ok(state)
+}
+
+/// `PID START` and a newline, which tells a whole line from the beginning of one.
+fn parse_process(text: &str) -> Option<(i32, u64)> {
+    let (pid, start_time) = text.strip_suffix('\n')?.split_once(' ')?;
+    Some((pid.parse().ok()?, start_time.parse().ok()?))
 }
 
 impl Context {
@@ -268,6 +282,37 @@ impl Context {
             .map_err(|source| Error::Damaged { path: path.clone(), source })?;
         fs::write(&temporary, bytes).map_err(Error::state("write", &temporary))?;
         fs::rename(&temporary, &path).map_err(Error::state("write", &path))
+    }
+
+    /// Writes that the first process exists.
+    ///
+    /// # Errors
+    ///
+    /// The folder is full or read-only.
+    pub fn write_process(&mut self, pid: i32, start_time: u64) -> Result<()> {
+        let path = self.folder.join(PROCESS);
+        fs::write(&path, format!("{pid} {start_time}\n")).map_err(Error::state("write", path))?;
+        self.state.process = Some((pid, start_time));
+        Ok(())
+    }
+
+    /// Removes the folder.
+    ///
+    /// # Errors
+    ///
+    /// It is read-only.
+    pub fn remove(&self) -> Result<()> {
+        // What a finished start leaves; a folder with more is read.
+        for name in ["state.json", PROCESS, "config.json"] {
+            let _ = fs::remove_file(self.folder.join(name));
+        }
+        let gone = fs::remove_dir(&self.folder).or_else(|_| fs::remove_dir_all(&self.folder));
+        match gone {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(Error::state("remove", &self.folder)(error))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The configuration as it came.

@@ -11,17 +11,17 @@ use crate::failure::at;
 use crate::handshake::Step;
 use crate::mounts::protect_node;
 use crate::plan::{Device, Root};
-use crate::resolve;
+use crate::resolve::{self, Parents};
 use crate::root::{attach_at, clone_tree};
 
 /// Makes the devices and links of the plan.
 pub(crate) fn make(tree: BorrowedFd<'_>, root: &Root<'_>) -> Result<()> {
+    let mut parents = Parents::default();
     for (index, device) in root.devices.iter().enumerate() {
-        node(tree, device).map_err(at(Step::Device, index))?;
+        node(tree, device, &mut parents).map_err(at(Step::Device, index))?;
     }
     for (index, (target, path)) in root.links.iter().enumerate() {
-        let made = resolve::ensure_parent(tree, path)
-            .and_then(|(folder, name)| symlinkat(*target, &folder, name.name()?));
+        let made = parents.of(tree, path).and_then(|(folder, name)| symlinkat(*target, folder, name.name()?));
         match made {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(error) => return Err(at(Step::Link, index)(error)),
@@ -30,21 +30,25 @@ pub(crate) fn make(tree: BorrowedFd<'_>, root: &Root<'_>) -> Result<()> {
     Ok(())
 }
 
-fn node(tree: BorrowedFd<'_>, device: &Device<'_>) -> core::result::Result<(), Errno> {
-    let (folder, name) = resolve::ensure_parent(tree, device.path)?;
+fn node<'a>(
+    tree: BorrowedFd<'_>,
+    device: &Device<'a>,
+    parents: &mut Parents<'a>,
+) -> core::result::Result<(), Errno> {
+    let (folder, name) = parents.of(tree, device.path)?;
     let name = name.name()?;
     let kind = FileType::from_raw_mode(device.mode);
     let number = rustix::fs::makedev(device.number.0, device.number.1);
-    match mknodat(&folder, name, kind, Mode::from_raw_mode(device.mode & 0o7777), number) {
+    match mknodat(folder, name, kind, Mode::from_raw_mode(device.mode & 0o7777), number) {
         Ok(()) => {
             let owner = (Uid::from_raw(device.owner.0), Gid::from_raw(device.owner.1));
             if device.owner != (0, 0) {
-                chownat(&folder, name, Some(owner.0), Some(owner.1), AtFlags::SYMLINK_NOFOLLOW)?;
+                chownat(folder, name, Some(owner.0), Some(owner.1), AtFlags::SYMLINK_NOFOLLOW)?;
             }
             Ok(())
         }
         Err(Errno::EXIST) => {
-            let stat = statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW)?;
+            let stat = statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)?;
             let same = FileType::from_raw_mode(stat.st_mode) == kind && stat.st_rdev == number;
             if same { Ok(()) } else { bind(tree, device) }
         }

@@ -181,7 +181,6 @@ fn root_file_system(
     let tree = root::attach(root)?;
     mounts::make(tree.as_fd(), root.mounts)?;
     devices::make(tree.as_fd(), root)?;
-    mounts::seal(tree.as_fd(), root.seal)?;
     let slave = match &plan.process.console {
         Some(console) => Some(terminal::open(tree.as_fd(), console, plan.process.user.0)?),
         None => None,

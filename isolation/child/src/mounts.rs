@@ -10,6 +10,7 @@ use rustix::fs::{
     mknodat, openat, readlinkat_raw, sendfile, statat, symlinkat,
 };
 use rustix::io::Errno;
+use rustix::mount::{MoveMountFlags, move_mount};
 
 use crate::Result;
 use crate::failure::at;
@@ -32,7 +33,8 @@ pub(crate) fn make(root: BorrowedFd<'_>, mounts: &[Mount<'_>]) -> Result<()> {
 fn one(root: BorrowedFd<'_>, mount: &Mount<'_>, index: usize) -> Result<()> {
     let fail = |step| at(step, index);
     // A tmpfs that is filled first gets its flags later; sysfs and procfs in a user namespace must have them from birth.
-    let early = if mount.copy_up || mount.inherit_mode { 0 } else { mount.set };
+    let folders = matches!(mount.source, Source::Folders { .. });
+    let early = if mount.copy_up || mount.inherit_mode || folders { 0 } else { mount.set };
     let source = tree(&mount.source, early).map_err(fail(Step::MountSource))?;
     let place = place(root, mount, source.as_fd(), index)?;
     if let Source::Bind { procfs: true, .. } = mount.source {
@@ -50,6 +52,12 @@ fn one(root: BorrowedFd<'_>, mount: &Mount<'_>, index: usize) -> Result<()> {
     if mount.copy_up {
         copy_folder(place.as_fd(), source.as_fd(), COPY_DEPTH).map_err(fail(Step::MountCopyUp))?;
     }
+    if let Source::Folders { folders, links } = mount.source {
+        // Mounts are made below a mount that is attached; a detached one takes none before Linux 6.15.
+        attach_at(&source, &place).map_err(fail(Step::MountAttach))?;
+        bind_folders(source.as_fd(), folders, links).map_err(fail(Step::MountAttach))?;
+        return set_flags(&source, mount, early).map_err(fail(Step::MountFlags));
+    }
     set_flags(&source, mount, early).map_err(fail(Step::MountFlags))?;
     attach_at(&source, &place).map_err(fail(Step::MountAttach))?;
     // Only an attached mount has peers.
@@ -66,10 +74,10 @@ fn place(root: BorrowedFd<'_>, mount: &Mount<'_>, source: BorrowedFd<'_>, index:
     let new_proc_or_sys = match mount.source {
         Source::FileSystem { kind, .. } => kind == c"proc" || kind == c"sysfs",
         Source::Bind { procfs, .. } => procfs,
-        Source::Tree { .. } => false,
+        Source::Tree { .. } | Source::Folders { .. } => false,
     };
     let is_folder = match mount.source {
-        Source::FileSystem { .. } => true,
+        Source::FileSystem { .. } | Source::Folders { .. } => true,
         Source::Bind { .. } | Source::Tree { .. } => {
             let mode = fstat(source).map_err(fail(Step::MountSource))?.st_mode;
             FileType::from_raw_mode(mode) == FileType::Directory
@@ -96,13 +104,34 @@ fn place(root: BorrowedFd<'_>, mount: &Mount<'_>, source: BorrowedFd<'_>, index:
     Ok(place)
 }
 
-fn set_flags(source: &OwnedFd, mount: &Mount<'_>, early: u64) -> core::result::Result<(), Errno> {
-    if mount.set_recursive | mount.clear_recursive != 0 {
-        let attributes =
-            MountAttributes { set: mount.set_recursive, clear: mount.clear_recursive, ..Default::default() };
-        mount_setattr(source, c"", true, &attributes)?;
+/// Binds host folders in a new tmpfs. Nobody else has seen it yet, so its names are what was made here.
+fn bind_folders(
+    top: BorrowedFd<'_>,
+    folders: &[(&CStr, &CStr)],
+    links: &[(&CStr, &CStr)],
+) -> core::result::Result<(), Errno> {
+    for (name, path) in folders {
+        let tree = clone_tree(CWD, path, false)?;
+        mkdirat(top, *name, Mode::from_raw_mode(0o755))?;
+        move_mount(&tree, c"", top, *name, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
     }
-    let born_with = matches!(mount.source, Source::FileSystem { .. }) && early == mount.set;
+    links.iter().try_for_each(|(target, name)| symlinkat(*target, top, *name))
+}
+
+fn set_flags(source: &OwnedFd, mount: &Mount<'_>, early: u64) -> core::result::Result<(), Errno> {
+    let (mut set, mut clear) = (mount.set_recursive, mount.clear_recursive);
+    if let Source::Folders { .. } = mount.source {
+        // What holds for the tmpfs holds for the folders in it.
+        (set, clear) = (set | mount.set, clear | mount.clear);
+    }
+    if set | clear != 0 {
+        mount_setattr(source, c"", true, &MountAttributes { set, clear, ..Default::default() })?;
+    }
+    let born_with = match mount.source {
+        Source::FileSystem { .. } => early == mount.set,
+        Source::Folders { .. } => true,
+        Source::Bind { .. } | Source::Tree { .. } => false,
+    };
     if !born_with && mount.set | mount.clear != 0 {
         let attributes = MountAttributes { set: mount.set, clear: mount.clear, ..Default::default() };
         match mount_setattr(source, c"", false, &attributes) {
@@ -165,17 +194,6 @@ fn null_device() -> Result<OwnedFd> {
     }
     protect_node(&tree).map_err(at(Step::NullDevice, 0))?;
     Ok(tree)
-}
-
-/// Makes mounts read-only in which links and further mounts had to be made first.
-pub(crate) fn seal(root: BorrowedFd<'_>, targets: &[&CStr]) -> Result<()> {
-    let readonly = MountAttributes { set: MOUNT_ATTR_RDONLY, ..Default::default() };
-    for (index, target) in targets.iter().enumerate() {
-        resolve::open(root, target, OFlags::PATH)
-            .and_then(|place| mount_setattr(&place, c"", false, &readonly))
-            .map_err(at(Step::ReadonlyPath, index))?;
-    }
-    Ok(())
 }
 
 /// Covers each path with a read-only copy of itself.

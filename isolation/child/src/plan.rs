@@ -101,8 +101,6 @@ pub struct Root<'a> {
     pub devices: &'a [Device<'a>],
     /// Symbolic links: (target, path in the root). One that exists is left alone.
     pub links: &'a [(&'a CStr, &'a CStr)],
-    /// Mounts that become read-only when everything was made in them, by their targets.
-    pub seal: &'a [&'a CStr],
     /// Mount the terminal on `/dev/console`.
     pub console: bool,
     /// Paths hidden from the guest.
@@ -156,6 +154,13 @@ pub enum Source<'a> {
         recursive: bool,
         /// The path must be the root of a procfs: it is mounted over the guest's `/proc`.
         procfs: bool,
+    },
+    /// A tmpfs with host folders bound in it side by side: the control groups of version 1.
+    Folders {
+        /// The name of each and the host path.
+        folders: &'a [(&'a CStr, &'a CStr)],
+        /// Symbolic links beside them: (target, name).
+        links: &'a [(&'a CStr, &'a CStr)],
     },
     /// A detached tree that the parent has made, because only it may: an idmapped mount.
     Tree {
@@ -274,6 +279,7 @@ impl Source<'_> {
         match self {
             Source::Bind { path, .. } | Source::Tree { path, .. } => Some(path),
             Source::FileSystem { kind, .. } => Some(kind),
+            Source::Folders { folders, .. } => folders.first().map(|(_, path)| *path),
         }
     }
 }

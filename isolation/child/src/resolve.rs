@@ -65,6 +65,10 @@ fn ensure_folder_in(root: BorrowedFd<'_>, path: &CStr, mode: Mode, links: usize)
         Err(Errno::NOENT) => {}
         result => return result,
     }
+    // Mostly it is the last name alone that is missing.
+    if let Some(folder) = make_last(root, path, mode)? {
+        return Ok(folder);
+    }
     let mut prefix = Path::new();
     let mut folder = open(root, c".", flags)?;
     let bytes = path.to_bytes();
@@ -99,6 +103,36 @@ fn ensure_folder_in(root: BorrowedFd<'_>, path: &CStr, mode: Mode, links: usize)
         };
     }
     Ok(folder)
+}
+
+/// Makes the last folder of a path whose parent is there; none where it is not, or where the name is a link.
+fn make_last(root: BorrowedFd<'_>, path: &CStr, mode: Mode) -> Result<Option<OwnedFd>, Errno> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY;
+    let Some((parent, name)) = split(path) else { return Ok(None) };
+    let (mut above, mut single) = (Path::new(), Path::new());
+    above.append(parent)?;
+    single.push(name)?;
+    let folder = match open(root, above.as_c_str()?, flags) {
+        Err(Errno::NOENT) => return Ok(None),
+        result => result?,
+    };
+    match mkdirat(&folder, single.name()?, mode) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(error) => return Err(error),
+    }
+    match open(root, path, flags) {
+        Err(Errno::NOENT) => Ok(None),
+        result => result.map(Some),
+    }
+}
+
+/// A path without its last name, and that name; none where there is no name to be made.
+fn split(path: &CStr) -> Option<(&[u8], &[u8])> {
+    let bytes = path.to_bytes();
+    let end = bytes.iter().rposition(|&byte| byte != b'/')? + 1;
+    let begin = bytes[..end].iter().rposition(|&byte| byte == b'/').map_or(0, |slash| slash + 1);
+    let (parent, name) = (&bytes[..begin], &bytes[begin..end]);
+    (!matches!(name, b"." | b"..")).then_some((parent, name))
 }
 
 /// Where the link `name` in `folder` leads, as a path in the root; `parent` is the folder's own path.
@@ -152,18 +186,36 @@ fn ensure_file_in(root: BorrowedFd<'_>, path: &CStr, links: usize) -> Result<Own
 ///
 /// As [`ensure_folder`]; EINVAL when the path has no last name.
 pub fn ensure_parent(root: impl AsFd, path: &CStr) -> Result<(OwnedFd, Path), Errno> {
-    let bytes = path.to_bytes();
-    let end = bytes.iter().rposition(|&byte| byte != b'/').ok_or(Errno::INVAL)? + 1;
-    let begin = bytes[..end].iter().rposition(|&byte| byte == b'/').map_or(0, |slash| slash + 1);
-    let mut parent = Path::new();
-    parent.push(&bytes[..begin])?;
-    let mut name = Path::new();
-    name.push(&bytes[begin..end])?;
-    if matches!(&bytes[begin..end], b"." | b"..") {
-        return Err(Errno::INVAL);
-    }
-    let folder = ensure_folder(root, parent.as_c_str()?, Mode::from_raw_mode(0o755))?;
+    let (parent, last) = split(path).ok_or(Errno::INVAL)?;
+    let (mut above, mut name) = (Path::new(), Path::new());
+    above.append(parent)?;
+    name.push(last)?;
+    let folder = ensure_folder(root, above.as_c_str()?, Mode::from_raw_mode(0o755))?;
     Ok((folder, name))
+}
+
+/// The folder of the last path that was asked for: what is made one after the other mostly lies side by side. What it
+/// holds stays the folder that it was found to be, also when its path is moved meanwhile.
+#[derive(Debug, Default)]
+pub struct Parents<'a> {
+    last: Option<(&'a [u8], OwnedFd)>,
+}
+
+impl<'a> Parents<'a> {
+    /// As [`ensure_parent`], with the folder lent.
+    ///
+    /// # Errors
+    ///
+    /// As [`ensure_parent`].
+    pub fn of(&mut self, root: impl AsFd, path: &'a CStr) -> Result<(BorrowedFd<'_>, Path), Errno> {
+        let (parent, last) = split(path).ok_or(Errno::INVAL)?;
+        if self.last.as_ref().is_none_or(|(known, _)| *known != parent) {
+            self.last = Some((parent, ensure_parent(root, path)?.0));
+        }
+        let mut name = Path::new();
+        name.push(last)?;
+        self.last.as_ref().map(|(_, folder)| (folder.as_fd(), name)).ok_or(Errno::INVAL)
+    }
 }
 
 /// A path that grows on the stack.

@@ -51,6 +51,10 @@ pub(crate) fn tree(source: &Source<'_>, flags: u64) -> core::result::Result<Owne
     match source {
         Source::Bind { path, recursive, .. } => clone_tree(CWD, path, *recursive),
         Source::Tree { tree, .. } => rustix::io::fcntl_dupfd_cloexec(tree, 3),
+        Source::Folders { .. } => {
+            let options = [(c"mode", Some(c"755"))];
+            tree(&Source::FileSystem { kind: c"tmpfs", source: c"cgroup", options: &options }, flags)
+        }
         Source::FileSystem { kind, source, options } => {
             let context = fsopen(*kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
             if !source.is_empty() {

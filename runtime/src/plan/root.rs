@@ -1,7 +1,6 @@
 //! The part of the plan that makes the root: mounts, control groups, devices and links.
 
 use std::ffi::CStr;
-use std::path::Path;
 
 use oci_spec::runtime::{LinuxDeviceType, Mount as SpecMount, Spec};
 use vctx_context::child::plan::{Device, Mount, Root, Source};
@@ -32,10 +31,9 @@ pub(super) fn root<'a>(press: &Press<'a>, spec: &Spec, facts: &Facts<'a>) -> Res
     // The files of a new file system have the context's label (runtime-spec, "Mount Label").
     let label = linux.and_then(|linux| linux.mount_label().as_deref()).filter(|label| !label.is_empty());
     let mut mounts = Vec::new();
-    let mut seal = Vec::new();
     for (index, mount) in spec.mounts().iter().flatten().enumerate() {
         if matches!(mount.typ().as_deref(), Some("cgroup" | "cgroup2")) {
-            cgroup_mount(press, mount, facts, &mut mounts, &mut links, &mut seal)?;
+            mounts.push(cgroup_mount(press, mount, facts)?);
         } else {
             mounts.push(self::mount(press, mount, index, facts, label)?);
         }
@@ -61,7 +59,6 @@ pub(super) fn root<'a>(press: &Press<'a>, spec: &Spec, facts: &Facts<'a>) -> Res
         mounts: press.list(mounts),
         devices: if own_dev { press.list(devices(press, spec)?) } else { &[] },
         links: press.list(links),
-        seal: press.list(seal),
         console: terminal && own_dev,
         masked: texts(linux.and_then(|linux| linux.masked_paths().as_ref()))?,
         readonly_paths: texts(linux.and_then(|linux| linux.readonly_paths().as_ref()))?,
@@ -110,8 +107,7 @@ fn mount<'a>(
                 "is missing; name a file system, or the option bind",
             ));
         }
-        // A new mount has no flag to clear; but a kind of atime is only set together with the whole field.
-        options.clear = if options.set & mount::ATIME != 0 { mount::ATIME } else { 0 };
+        options.clear = whole_atime(options.set);
         options.clear_recursive = 0;
         let source =
             mount.source().as_ref().map_or(kind.as_bytes(), |path| path.as_os_str().as_encoded_bytes());
@@ -132,6 +128,11 @@ fn mount<'a>(
     Ok(made)
 }
 
+/// What a new mount has to clear: no flag, but a kind of atime is only set together with the whole field.
+fn whole_atime(set: u64) -> u64 {
+    if set & mount::ATIME != 0 { mount::ATIME } else { 0 }
+}
+
 fn plain<'a>(source: Source<'a>, target: &'a CStr) -> Mount<'a> {
     Mount {
         source,
@@ -148,52 +149,25 @@ fn plain<'a>(source: Source<'a>, target: &'a CStr) -> Mount<'a> {
 }
 
 /// The context's own groups: the unified one directly, those of version 1 side by side in a tmpfs, as on the host.
-fn cgroup_mount<'a>(
-    press: &Press<'a>,
-    mount: &SpecMount,
-    facts: &Facts<'a>,
-    mounts: &mut Vec<Mount<'a>>,
-    links: &mut Vec<(&'a CStr, &'a CStr)>,
-    seal: &mut Vec<&'a CStr>,
-) -> Result<()> {
-    const MOUNT_ATTR_RDONLY: u64 = 1;
-    let options = options_of(mount);
-    let destination = clean(mount.destination());
-    let target = press.text(&destination)?;
-    let bind = |path: &Path, target: &'a CStr| -> Result<Mount<'a>> {
-        let source = Source::Bind { path: press.path(path)?, recursive: false, procfs: false };
-        let mut made = plain(source, target);
-        options.apply(&mut made);
-        made.clear = 0;
-        made.copy_up = false;
-        Ok(made)
+fn cgroup_mount<'a>(press: &Press<'a>, mount: &SpecMount, facts: &Facts<'a>) -> Result<Mount<'a>> {
+    let source = match facts.cgroups.as_slice() {
+        [(name, path)] if name.is_empty() => {
+            Source::Bind { path: press.path(path)?, recursive: false, procfs: false }
+        }
+        groups => {
+            let folders = groups.iter().map(|(name, path)| Ok((press.text(name)?, press.path(path)?)));
+            let links = facts.cgroup_links.iter().map(|(to, name)| Ok((press.text(to)?, press.text(name)?)));
+            Source::Folders {
+                folders: press.list(folders.collect::<Result<Vec<_>>>()?),
+                links: press.list(links.collect::<Result<Vec<_>>>()?),
+            }
+        }
     };
-    if let [(name, path)] = facts.cgroups.as_slice()
-        && name.is_empty()
-    {
-        mounts.push(bind(path, target)?);
-        return Ok(());
-    }
-    let data = [(press.text("mode")?, Some(press.text("755")?))];
-    let source = Source::FileSystem {
-        kind: press.text("tmpfs")?,
-        source: press.text("cgroup")?,
-        options: press.list(data.to_vec()),
-    };
-    let mut top = plain(source, target);
-    options.apply(&mut top);
-    (top.set, top.clear, top.copy_up) = (top.set & !MOUNT_ATTR_RDONLY, 0, false);
-    mounts.push(top);
-    for (name, path) in &facts.cgroups {
-        mounts.push(bind(path, press.text(format!("{destination}/{name}"))?)?);
-    }
-    for (to, name) in &facts.cgroup_links {
-        links.push((press.text(to)?, press.text(format!("{destination}/{name}"))?));
-    }
-    if options.set & MOUNT_ATTR_RDONLY != 0 {
-        seal.push(target);
-    }
-    Ok(())
+    let mut made = plain(source, press.text(clean(mount.destination()))?);
+    options_of(mount).apply(&mut made);
+    made.clear = whole_atime(made.set);
+    made.copy_up = false;
+    Ok(made)
 }
 
 /// The devices that every context has (runtime-spec, "Default Devices"), and those of the configuration.

@@ -39,8 +39,9 @@ pub use stats::{
 };
 pub use tree::Created;
 
-/// The parent of the groups whose path nobody chose.
-const OWN_PARENT: &str = "vctx";
+/// What the names of groups begin with whose path nobody chose. They have no parent of their own: it would have to be made
+/// and removed, in every hierarchy, with the first and the last context.
+const PREFIX: &str = "vctx-";
 
 /// A context's group: one directory in each mounted hierarchy.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
@@ -50,9 +51,6 @@ pub struct Cgroup {
     v1: Vec<Hierarchy>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     v2: Option<Hierarchy>,
-    /// The parent directory is vctx's own and goes with its last child.
-    #[serde(default)]
-    own_parent: bool,
     /// The group is a scope of systemd's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     scope: Option<systemd::Scope>,
@@ -99,7 +97,7 @@ pub struct BindSources {
 
 impl Cgroup {
     /// Decides where the group will be, without touching the machine. An absolute `cgroups_path` begins at the root of
-    /// each hierarchy, a relative one at our own group; without one it is `/vctx/ID`.
+    /// each hierarchy, a relative one at our own group; without one it is `/vctx-ID`.
     pub fn plan(layout: &Layout, cgroups_path: Option<&str>, id: &str) -> Result<Cgroup, Error> {
         let path = match cgroups_path.filter(|path| !path.is_empty()) {
             Some(path) => PathBuf::from(path),
@@ -121,7 +119,6 @@ impl Cgroup {
             mode: layout.mode,
             v1: layout.v1.iter().map(place).collect(),
             v2: layout.v2.as_ref().map(place),
-            own_parent: cgroups_path.is_none_or(str::is_empty),
             scope: None,
         })
     }
@@ -134,7 +131,7 @@ impl Cgroup {
         }
         check(Path::new(relative))?;
         let mut child = self.clone();
-        (child.own_parent, child.scope) = (false, None);
+        child.scope = None;
         for hierarchy in child.v1.iter_mut().chain(&mut child.v2) {
             hierarchy.dir.push(relative);
         }
@@ -147,7 +144,7 @@ impl Cgroup {
     pub fn around(&self, pid: i32) -> Result<Cgroup, Error> {
         let membership = file::read(Path::new(&format!("/proc/{pid}/cgroup")))?;
         let mut group = self.clone();
-        (group.own_parent, group.scope) = (false, None);
+        group.scope = None;
         for hierarchy in group.v1.iter_mut().chain(&mut group.v2) {
             let path = layout::path_of(&membership, &hierarchy.controllers);
             let inside = path.map(|path| hierarchy.point.join(path.trim_start_matches('/')));
@@ -262,13 +259,13 @@ fn normal(component: &Component) -> bool {
     matches!(component, Component::Normal(_))
 }
 
-/// `/vctx/ID`.
+/// `/vctx-ID`.
 fn single(id: &str) -> Result<PathBuf, Error> {
     let mut components = Path::new(id).components();
     if components.next() != Some(Component::Normal(id.as_ref())) || components.next().is_some() {
         return Err(Error::Path { path: id.into(), why: "must be a single name" });
     }
-    Ok(Path::new("/").join(OWN_PARENT).join(id))
+    Ok(format!("/{PREFIX}{id}").into())
 }
 
 fn check(path: &Path) -> Result<(), Error> {

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use super::{Cgroup, Error, Hierarchy, Mode, file};
 use crate::spawn::Placeholder;
 
-/// How often a lost race with another context's removal of a shared parent is tried again.
+/// How often a lost race with somebody's removal of a shared parent is tried again.
 const RACES: usize = 16;
 /// The longest wait between two attempts to remove a group; with the doubling from half a millisecond, eleven attempts
 /// take about half a second.
@@ -46,10 +46,11 @@ impl Cgroup {
     fn create_recording(&self, made: &mut Vec<PathBuf>) -> Result<Created, Error> {
         let mut existed = false;
         for hierarchy in self.hierarchies() {
-            existed |= make(&hierarchy.point, &hierarchy.dir, made)? == Leaf::Existed;
+            let leaf = make(&hierarchy.point, &hierarchy.dir, made)?;
+            existed |= leaf == Leaf::Existed;
             if hierarchy.controllers.iter().any(|name| name == "cpuset") {
                 for file in ["cpuset.cpus", "cpuset.mems"] {
-                    inherit(&hierarchy.point, &hierarchy.dir, file)?;
+                    inherit(&hierarchy.point, &hierarchy.dir, file, leaf)?;
                 }
             }
         }
@@ -59,9 +60,8 @@ impl Cgroup {
         Ok(Created { existed, holder: None })
     }
 
-    /// Removes the group with its children, and vctx's own parent group when that is empty. Processes that are still
-    /// on their way out are waited for, for about half a second; none is ever moved elsewhere. A group that is not
-    /// there is fine.
+    /// Removes the group with its children. Processes that are still on their way out are waited for, for about half
+    /// a second; none is ever moved elsewhere. A group that is not there is fine.
     pub fn remove(&self) -> Result<(), Error> {
         if let Some(scope) = &self.scope {
             scope.stop()?;
@@ -75,7 +75,6 @@ impl Cgroup {
                 }
             }
             if left.is_empty() {
-                self.remove_own_parent();
                 return Ok(());
             }
             let busy = left.iter().all(|(_, error)| Errno::from_io_error(error) == Some(Errno::BUSY));
@@ -86,15 +85,6 @@ impl Cgroup {
             // cgroup v1 has no event for "the last process is gone", hence the short pause.
             sleep(pause);
             pause *= 2;
-        }
-    }
-
-    fn remove_own_parent(&self) {
-        for parent in
-            self.hierarchies().filter(|_| self.own_parent).filter_map(|hierarchy| hierarchy.dir.parent())
-        {
-            // It is busy while other contexts are in it: the last one takes it along.
-            let _ = rustix::fs::rmdir(parent);
         }
     }
 
@@ -123,7 +113,7 @@ impl Cgroup {
     }
 }
 
-#[derive(PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Leaf {
     Made,
     Existed,
@@ -138,7 +128,7 @@ fn make(point: &Path, dir: &Path, made: &mut Vec<PathBuf>) -> Result<Leaf, Error
                 return Ok(Leaf::Made);
             }
             Err(Errno::EXIST) => return Ok(Leaf::Existed),
-            // Also when another context removes the shared parent between the two calls.
+            // Also when somebody removes the shared parent between the two calls.
             Err(Errno::NOENT) => match dir.parent() {
                 Some(parent) if dir != point => make(point, parent, made)?,
                 _ => break,
@@ -150,13 +140,13 @@ fn make(point: &Path, dir: &Path, made: &mut Vec<PathBuf>) -> Result<Leaf, Error
 }
 
 /// Fills an empty cpuset file from the nearest ancestor that has a value: a version 1 cpuset without processors or
-/// memory nodes accepts no process.
-fn inherit(point: &Path, dir: &Path, name: &str) -> Result<String, Error> {
+/// memory nodes accepts no process. That of a new group is empty without being read.
+fn inherit(point: &Path, dir: &Path, name: &str, leaf: Leaf) -> Result<String, Error> {
     let path = dir.join(name);
-    let value = file::read(&path)?;
+    let value = if leaf == Leaf::Made { String::new() } else { file::read(&path)? };
     match dir.parent() {
         Some(parent) if value.trim().is_empty() && dir != point => {
-            let value = inherit(point, parent, name)?;
+            let value = inherit(point, parent, name, Leaf::Existed)?;
             file::write(&path, &value, name)?;
             Ok(value)
         }

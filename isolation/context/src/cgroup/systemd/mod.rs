@@ -55,7 +55,6 @@ impl Cgroup {
             mode: layout.mode,
             v1: Vec::new(),
             v2: Some(Hierarchy { controllers: Vec::new(), point, dir }),
-            own_parent: false,
             scope: Some(Scope { unit, slice: slice.into() }),
         })
     }

@@ -165,7 +165,7 @@ fn an_absolute_path_begins_at_each_root_and_a_relative_one_at_our_own_group() {
         planned(Some("a"), "x").unwrap(),
         ["/g/cpu,cpuacct/a", "/g/systemd/user/a", "/g/unified/user/a"]
     );
-    assert_eq!(planned(None, "x").unwrap()[0], "/g/cpu,cpuacct/vctx/x");
+    assert_eq!(planned(None, "x").unwrap()[0], "/g/cpu,cpuacct/vctx-x");
 }
 
 #[test]
@@ -223,7 +223,7 @@ fn a_process_enters_every_hierarchy_and_is_listed() {
     assert_eq!(fixture.group.procs(true).unwrap(), [pid as i32]);
     let membership = file::read(Path::new(&format!("/proc/{pid}/cgroup"))).unwrap();
     for line in membership.lines() {
-        assert!(line.contains(":/vctx/test-join"), "{line}");
+        assert!(line.contains(":/vctx-test-join"), "{line}");
     }
 }
 
@@ -379,7 +379,7 @@ fn removal_leaves_a_group_with_living_processes_alone() {
     let pid = fixture.spawn("exec sleep 1000");
     assert!(matches!(fixture.group.remove(), Err(Error::Remove { .. })));
     let membership = file::read(Path::new(&format!("/proc/{pid}/cgroup"))).unwrap();
-    assert!(membership.lines().all(|line| line.contains("/vctx/test-busy")), "{membership}");
+    assert!(membership.lines().all(|line| line.contains("/vctx-test-busy")), "{membership}");
 }
 
 #[test]

@@ -5,6 +5,9 @@
 //! write the file, not with fs-verity. Where it could, the process executes itself once more, through a read-only clone
 //! of its own mount, before it has done anything: every later descriptor of the file is then read-only, for ever.
 
+#[cfg(target_arch = "x86_64")]
+mod entry;
+
 use std::env;
 use std::ffi::{CString, OsStr};
 use std::io;
