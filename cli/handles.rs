@@ -15,7 +15,8 @@ pub(crate) fn preserve(asked: u32) -> Result<u32, Error> {
     let first = 3;
     let listen = std::env::var("LISTEN_FDS").ok().and_then(|number| number.parse::<u32>().ok());
     let promised = first..asked.min(MOST).saturating_add(first);
-    match promised.into_iter().find(|descriptor| !vctx_context::child::sys::is_inherited(*descriptor as i32)) {
+    match promised.into_iter().find(|descriptor| !vctx_context::child::sys::is_inherited(*descriptor as i32))
+    {
         Some(descriptor) => Err(Error::NotInherited { asked, descriptor }),
         None => Ok(asked.saturating_add(listen.unwrap_or(0)).min(MOST)),
     }

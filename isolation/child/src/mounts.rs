@@ -121,7 +121,11 @@ fn set_flags(source: &OwnedFd, mount: &Mount<'_>, early: u64) -> core::result::R
 /// Opens a path that is to be hidden or made read-only; none where there is nothing to protect. One in `/proc` begins at
 /// the procfs itself: whoever shares the root could put an empty folder in its place for this moment, and a skipped mask
 /// would be the result.
-fn protected(root: BorrowedFd<'_>, path: &CStr, has_proc: bool) -> core::result::Result<Option<OwnedFd>, Errno> {
+fn protected(
+    root: BorrowedFd<'_>,
+    path: &CStr,
+    has_proc: bool,
+) -> core::result::Result<Option<OwnedFd>, Errno> {
     let opened = match path.to_bytes().strip_prefix(b"/proc/") {
         Some(_) if has_proc => {
             let proc = resolve::open_without_links(root, c"/proc", OFlags::PATH | OFlags::DIRECTORY)?;
@@ -256,7 +260,8 @@ fn copy_entry(
         }
         FileType::RegularFile => {
             // What has taken the file's place since it was looked at must not make us wait.
-            let read = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
+            let read =
+                OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
             let input = openat(from, name, read, Mode::empty())?;
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
             let output = openat(to, name, flags, Mode::from_raw_mode(0o600))?;

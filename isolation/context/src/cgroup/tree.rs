@@ -230,11 +230,9 @@ fn remove_tree(dir: &Path) -> Result<(), Errno> {
         Err(Errno::BUSY | Errno::NOTEMPTY) => {}
         result => return absent_is_fine(result),
     }
-    walk(
-        dir,
-        &mut |_| Ok(()),
-        &mut |parent, name| absent_is_fine(unlinkat(parent, name, AtFlags::REMOVEDIR)),
-    )?;
+    walk(dir, &mut |_| Ok(()), &mut |parent, name| {
+        absent_is_fine(unlinkat(parent, name, AtFlags::REMOVEDIR))
+    })?;
     absent_is_fine(rustix::fs::rmdir(dir))
 }
 
@@ -246,7 +244,8 @@ pub(super) fn walk(
     enter: &mut dyn FnMut(&OwnedFd) -> Result<(), Errno>,
     leave: &mut dyn FnMut(&OwnedFd, &CStr) -> Result<(), Errno>,
 ) -> Result<(), Errno> {
-    const FLAGS: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+    const FLAGS: OFlags =
+        OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
     let mut current = match open(dir, FLAGS, FileMode::empty()) {
         Err(Errno::NOENT) => return Ok(()),
         opened => opened?,
