@@ -35,7 +35,7 @@ pub(crate) fn run(global: &Global, args: ExecArgs) -> Result<ExitCode, Error> {
         process,
         console,
         pid_file: args.pid_file.clone(),
-        preserve: handles::preserve(args.preserve_fds),
+        preserve: handles::preserve(args.preserve_fds)?,
         cgroup: cgroup(&args.cgroup)?,
         ignore_paused: args.ignore_paused,
     };

@@ -19,10 +19,10 @@ pub fn cases() -> Vec<Case> {
     cases.into_iter().map(|case| case.needs(Need::Vctx).needs(Need::Program("setpriv"))).collect()
 }
 
-const USER: u32 = 65534;
+pub const USER: u32 = 65534;
 
 /// A bundle of the user, as `spec --rootless` would have it: its ids are the mapping's `size` first ones.
-fn context(script: &str, mapping: serde_json::Value) -> Context {
+pub fn context(script: &str, mapping: serde_json::Value) -> Context {
     let mut context = Context::sh(script);
     context.push("/linux/namespaces", json!({ "type": "user" }));
     context.set("/linux/uidMappings", mapping.clone());
@@ -37,7 +37,7 @@ fn context(script: &str, mapping: serde_json::Value) -> Context {
     context
 }
 
-fn single() -> serde_json::Value {
+pub fn single() -> serde_json::Value {
     json!([{ "containerID": 0, "hostID": USER, "size": 1 }])
 }
 
@@ -46,7 +46,7 @@ fn ranges() -> serde_json::Value {
 }
 
 /// The command as the user. /etc/subuid is its own, in a mount namespace that ends with it.
-fn as_user(context: &Context, command: &Command) -> Command {
+pub fn as_user(context: &Context, command: &Command) -> Command {
     let ids = context.dir.join("subids");
     fs::write(&ids, "nobody:300000:65536\n").unwrap();
     let script = format!(
@@ -61,7 +61,7 @@ fn as_user(context: &Context, command: &Command) -> Command {
 }
 
 #[track_caller]
-fn bundle(context: &Context, verb: &str) -> command::Output {
+pub fn bundle(context: &Context, verb: &str) -> command::Output {
     command::run(&mut as_user(context, &context.bundle_command(verb, &[])))
 }
 

@@ -1,6 +1,7 @@
 //! `config.json`: the bytes as they came, and what they say.
 
-use std::fs;
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Process, Spec};
@@ -73,14 +74,14 @@ pub fn read_process(path: &Path) -> Result<Process> {
 
 fn read(path: &Path) -> Result<Vec<u8>> {
     let fail = |source| Error::ReadConfig { path: path.into(), source };
-    let length = fs::metadata(path).map_err(fail)?.len();
-    if length > LIMIT {
-        return Err(Error::invalid(
-            path.display().to_string(),
-            format!("{length} bytes, and the limit is {LIMIT}"),
-        ));
+    let mut bytes = Vec::with_capacity(16 << 10);
+    // The length that a device says it has is none.
+    let file = File::open(path).map_err(fail)?;
+    file.take(LIMIT + 1).read_to_end(&mut bytes).map_err(fail)?;
+    if bytes.len() as u64 > LIMIT {
+        return Err(Error::invalid(path.display().to_string(), format!("is longer than {LIMIT} bytes")));
     }
-    fs::read(path).map_err(fail)
+    Ok(bytes)
 }
 
 fn parse(bytes: &[u8]) -> serde_json::Result<Spec> {

@@ -61,9 +61,7 @@ fn new_context(
     sys::shield().or_at(Step::Shield)?;
     name_and_network(setting)?;
     let slave = root_file_system(plan, setting, channel)?;
-    if let Some(name) = setting.keyring {
-        keyring(name)?;
-    }
+    keyring(&plan.process)?;
     let path = take_identity(&plan.process, slave)?;
     report(channel, Report::Ready);
     wait(channel, Order::Proceed).or_at(Step::Orders)?;
@@ -87,6 +85,7 @@ fn join_context(
         become_root(&plan.process)?;
     }
     let slave = own_terminal(&plan.process)?;
+    keyring(&plan.process)?;
     let path = take_identity(&plan.process, slave)?;
     report(channel, Report::Ready);
     wait(channel, Order::Proceed).or_at(Step::Orders)?;
@@ -190,8 +189,8 @@ fn root_file_system(
     }
     gate(setting, channel)?;
     sysctls(plan, setting)?;
-    mounts::make_readonly(tree.as_fd(), root.readonly_paths)?;
-    mounts::mask(tree.as_fd(), root.masked)?;
+    mounts::make_readonly(tree.as_fd(), root)?;
+    mounts::mask(tree.as_fd(), root)?;
     root::pivot(root, tree.as_fd())?;
     rustix::process::umask(caller);
     Ok(slave)
@@ -216,8 +215,11 @@ fn sysctls(plan: &Plan<'_>, setting: &Setting<'_>) -> Result<()> {
     Ok(())
 }
 
-fn keyring(name: &core::ffi::CStr) -> Result<()> {
-    match sys::join_session_keyring(name) {
+fn keyring(process: &Process<'_>) -> Result<()> {
+    if !process.keyring {
+        return Ok(());
+    }
+    match sys::new_session_keyring() {
         // A kernel without keyrings, or a filter around us that denies them, leaves nothing to protect.
         Ok(()) | Err(Errno::NOSYS | Errno::PERM) => Ok(()),
         // The quota of keys is the user's; a context can live with its caller's keyring being absent.

@@ -82,10 +82,12 @@ pub fn close_on_exec_from(first: u32) -> Result<(), Errno> {
     check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, CLOSE_RANGE_CLOEXEC) }).map(drop)
 }
 
-/// Clears close-on-exec of one descriptor.
-pub fn keep_on_exec(descriptor: RawFd) -> Result<(), Errno> {
-    // SAFETY: F_SETFD changes a flag of a descriptor, which stays open; a wrong number is EBADF.
-    check(unsafe { libc::syscall(libc::SYS_fcntl, descriptor, libc::F_SETFD, 0) }).map(drop)
+/// The number is that of a descriptor which came from our caller: open, and without close-on-exec, as none of ours is.
+#[must_use]
+pub fn is_inherited(descriptor: RawFd) -> bool {
+    // SAFETY: F_GETFD reads a flag and leaves the descriptor to its owner; a number that is none gives EBADF.
+    let flags = check(unsafe { libc::syscall(libc::SYS_fcntl, descriptor, libc::F_GETFD) });
+    flags.is_ok_and(|flags| flags & c_long::from(libc::FD_CLOEXEC) == 0)
 }
 
 /// close(2) of a copy that fork has made of the parent's descriptor.
@@ -133,12 +135,12 @@ pub fn unblock_signals() {
     }
 }
 
-/// keyctl(2) KEYCTL_JOIN_SESSION_KEYRING.
-pub fn join_session_keyring(name: &CStr) -> Result<(), Errno> {
+/// keyctl(2) KEYCTL_JOIN_SESSION_KEYRING without a name: a new one. By a name another guest's could be met, which has
+/// made one of that name for us to join.
+pub fn new_session_keyring() -> Result<(), Errno> {
     const KEYCTL_JOIN_SESSION_KEYRING: c_int = 1;
-    // SAFETY: the kernel reads a nul-terminated name.
-    check(unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, name.as_ptr(), 0, 0, 0) })
-        .map(drop)
+    // SAFETY: the name is null, which the call takes for none; it reads no memory.
+    check(unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, 0, 0, 0, 0) }).map(drop)
 }
 
 /// personality(2).

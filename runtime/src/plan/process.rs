@@ -73,6 +73,7 @@ pub(crate) fn process<'a>(
         },
         affinity: if first { None } else { final_affinity(arena, process)? },
         label: label(&press, process)?,
+        keyring: facts.keyring,
         seccomp: facts.filter,
         console: facts.console.map(|socket| Console { socket, size }),
         keep_below: 3 + facts.preserve,
