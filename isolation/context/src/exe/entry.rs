@@ -2,10 +2,11 @@
 //!
 //! A process that starts again through a read-only mount sets libc up twice, which costs 0.3 ms of a start (on a virtual
 //! machine mostly for cpuid, each of which leaves it). Here the first time is left out. Whatever is unusual is left to
-//! `protect`, which asks again. The linker makes `vctx_start` the entry of the binary (`cli/build.rs`); other programs, and
-//! other machines than x86-64, begin as usual.
+//! `protect`, which asks again. The linker makes `vctx_start` the entry of the command (`cli/build.rs`) where it is linked at
+//! a fixed address; other programs, and other machines than x86-64, begin as usual.
 //!
-//! Nothing of libc may be called: no memcpy, whose place is not resolved yet, and no thread-local. Hence the single bytes.
+//! Nothing is relocated yet, and nothing of libc may be called: no memcpy, whose place is not resolved, and no
+//! thread-local. Hence the single bytes.
 
 use core::arch::{asm, global_asm};
 
