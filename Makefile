@@ -10,6 +10,8 @@ DESTDIR ?=
 CARGO ?= cargo
 # Words for the behaviour tests: a part of a name, or options such as `--list`.
 TESTS ?=
+# Defences that are taken away by `test-bite`: names in tests/bite. All of them if none is given.
+BITES ?=
 
 TARGET_DIR = $(or $(CARGO_TARGET_DIR),target)
 TRIPLE = $(shell rustc --print host-tuple)
@@ -21,7 +23,7 @@ MULTIARCH = $(shell rustc --print host-tuple | sed 's/-unknown//')
 # What has to be there, and the Debian package that brings it: `program=package` or `/file=package`.
 BUILD_NEEDS = cc=gcc /usr/lib/$(MULTIARCH)/libc.a=libc6-dev /usr/lib/$(MULTIARCH)/libseccomp.a=libseccomp-dev
 TEST_NEEDS = /usr/share/doc/busybox-static=busybox-static conmon=conmon containerd=containerd crun=crun \
-	dockerd=docker.io ip=iproute2 podman=podman ps=procps python3=python3 runc=runc tini-static=tini newuidmap=uidmap
+	dockerd=docker.io ip=iproute2 patch=patch podman=podman prlimit=util-linux ps=procps python3=python3 runc=runc tini-static=tini newuidmap=uidmap
 MACHINE_NEEDS = qemu-system-x86_64=qemu-system-x86 mmdebstrap=mmdebstrap mkfs.ext4=e2fsprogs
 
 .PHONY: help
@@ -44,6 +46,9 @@ check: setup-build ## formatting, lints, documentation, licences
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --lib --no-deps --document-private-items
+	@echo "unsafe blocks, by module (tests/invariants.rs keeps the list):"; \
+	grep -rc --include='*.rs' --exclude-dir=tests 'unsafe {' cli runtime isolation netns storage | \
+		awk -F: '$$2 { print "  " $$2 "\t" $$1; all += $$2 } END { print "  " all "\tin all" }' | sort -k2
 	@if $(CARGO) deny --version >/dev/null 2>&1; then set -x; $(CARGO) deny check bans licenses sources; \
 	else echo "cargo-deny is not installed: licences and sources are not checked"; fi
 
@@ -56,6 +61,10 @@ test: setup-test ## all tests: of the crates, then of the behaviour with real pr
 test-peers: setup-test ## the behaviour tests against runc and crun
 	VCTX_UNDER_TEST=runc $(CARGO) test --workspace --test tests -- $(TESTS)
 	VCTX_UNDER_TEST=crun $(CARGO) test --workspace --test tests -- $(TESTS)
+
+.PHONY: test-bite
+test-bite: setup-test ## take each defence away, and see the attacks on it succeed (as root; half an hour)
+	tests/bite/run $(BITES)
 
 .PHONY: test-v2 test-systemd
 test-v2: setup-machine ## the behaviour tests on pure cgroup v2, in a QEMU machine (as root)

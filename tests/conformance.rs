@@ -13,15 +13,21 @@ pub fn cases() -> Vec<Case> {
 const TABLE: &str = include_str!("../docs/spec-conformance.md");
 
 fn every_test_that_the_table_names_exists() {
+    assert_tests_exist(TABLE, 100);
+}
+
+/// The tests that a text names, more than `at_least`, are there.
+#[track_caller]
+pub fn assert_tests_exist(text: &str, at_least: usize) {
     let mut functions = HashSet::new();
     for folder in ["tests", "isolation", "runtime", "netns", "cli"] {
         collect(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder), &mut functions);
     }
     let named: Vec<_> =
-        TABLE.split('`').skip(1).step_by(2).filter(|name| name.matches('_').count() > 2).collect();
-    assert!(named.len() > 100, "the table was read wrongly: {} names", named.len());
+        text.split('`').skip(1).step_by(2).filter(|name| name.matches('_').count() > 2).collect();
+    assert!(named.len() > at_least, "the text was read wrongly: {} names", named.len());
     let absent: Vec<_> = named.iter().filter(|name| !functions.contains(**name)).collect();
-    assert!(absent.is_empty(), "named in the table, and no test: {absent:#?}");
+    assert!(absent.is_empty(), "named there, and no test: {absent:#?}");
 }
 
 /// The names of the functions without arguments in all sources below `folder`.

@@ -29,6 +29,7 @@ mod refusals;
 mod rootless;
 mod seccomp;
 mod systemd;
+mod threat_model;
 
 use harness::Need;
 use harness::Need::{Program, Root, Vctx};
@@ -46,6 +47,7 @@ fn main() {
     suites.add("refusals", &[Root], refusals::cases());
     suites.add("bad_input", &[Root], bad_input::cases());
     suites.add("conformance", &[SOURCE], conformance::cases());
+    suites.add("threat_model", &[SOURCE], threat_model::cases());
     suites.add("process", &[Root], process::cases());
     suites.add("filesystem", &[Root], filesystem::cases());
     suites.add("idmapped", &[Root], idmapped::cases());

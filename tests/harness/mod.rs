@@ -65,6 +65,11 @@ impl Case {
         Case { name, needs: vec![], differs: vec![], body }
     }
 
+    /// Its sentence.
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
     pub fn needs(mut self, need: Need) -> Case {
         self.needs.push(need);
         self
