@@ -23,8 +23,12 @@ pub fn assert_tests_exist(text: &str, at_least: usize) {
     for folder in ["tests", "isolation", "runtime", "netns", "cli"] {
         collect(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder), &mut functions);
     }
-    let named: Vec<_> =
-        text.split('`').skip(1).step_by(2).filter(|name| name.matches('_').count() > 2 && !name.contains(char::is_uppercase)).collect();
+    let named: Vec<_> = text
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .filter(|name| name.matches('_').count() > 2 && !name.contains(char::is_uppercase))
+        .collect();
     assert!(named.len() > at_least, "the text was read wrongly: {} names", named.len());
     let absent: Vec<_> = named.iter().filter(|name| !functions.contains(**name)).collect();
     assert!(absent.is_empty(), "named there, and no test: {absent:#?}");

@@ -212,7 +212,8 @@ fn every_unsafe_block_says_which_invariant_holds() {
         for (at, line) in source.code().filter(|(_, line)| line.contains("unsafe {")) {
             blocks += 1;
             // The note stands before the statement, which can begin a line or two above the block.
-            let before = lines[..at - 1].iter().rposition(|line| line.trim_start().starts_with("// SAFETY: "));
+            let before =
+                lines[..at - 1].iter().rposition(|line| line.trim_start().starts_with("// SAFETY: "));
             let begin = before.filter(|begin| at - begin <= 6).unwrap_or_else(|| {
                 panic!("{}:{at} has no note: {line}", source.path);
             });

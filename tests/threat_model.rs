@@ -27,13 +27,18 @@ fn defences() -> BTreeMap<String, Vec<String>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bite");
     let mut all = BTreeMap::new();
     for entry in fs::read_dir(folder).unwrap().flatten() {
-        let Some(name) = entry.file_name().to_str().and_then(|name| name.strip_suffix(".patch")).map(String::from)
+        let Some(name) =
+            entry.file_name().to_str().and_then(|name| name.strip_suffix(".patch")).map(String::from)
         else {
             continue;
         };
         let text = fs::read_to_string(entry.path()).unwrap();
-        let header = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)).unwrap_or_default().to_owned();
-        assert!(!header("Defence: ").is_empty() && !header("Shows: ").is_empty(), "{name} has no whole header");
+        let header =
+            |key: &str| text.lines().find_map(|line| line.strip_prefix(key)).unwrap_or_default().to_owned();
+        assert!(
+            !header("Defence: ").is_empty() && !header("Shows: ").is_empty(),
+            "{name} has no whole header"
+        );
         all.insert(name, header("Attacks: ").split_whitespace().map(String::from).collect());
     }
     all
@@ -48,7 +53,8 @@ fn rows() -> Vec<[String; 4]> {
     let table = MODEL.split("## The attacks").nth(1).unwrap();
     let rows = table.lines().filter(|line| line.starts_with("| `"));
     rows.map(|row| {
-        let columns: Vec<_> = row.trim_matches('|').split('|').map(|text| text.trim().trim_matches('`')).collect();
+        let columns: Vec<_> =
+            row.trim_matches('|').split('|').map(|text| text.trim().trim_matches('`')).collect();
         <[&str; 4]>::try_from(columns).unwrap_or_else(|_| panic!("{row}")).map(String::from)
     })
     .collect()
@@ -60,7 +66,9 @@ fn every_attack_is_known_to_bite() {
     assert_eq!(listed, names(), "left: in the table; right: in tests/attacks");
     for [attack, _, defence, peers] in rows {
         match defences.get(&defence) {
-            Some(attacks) => assert!(attacks.contains(&attack), "{attack} is none of the attacks on {defence}"),
+            Some(attacks) => {
+                assert!(attacks.contains(&attack), "{attack} is none of the attacks on {defence}")
+            }
             None => assert!(peers.contains(char::is_numeric), "{attack} bites by neither a patch nor a peer"),
         }
     }
