@@ -70,6 +70,12 @@ pub enum Error {
         /// What is wrong, and what would be right.
         reason: String,
     },
+    /// A warning: what a process has asked for and does not get (runtime-spec, "Linux Process").
+    #[error("process.capabilities: ignoring unknown or unavailable capabilities: [{}]", names.join(" "))]
+    Capabilities {
+        /// With `CAP_`, as far as they are known.
+        names: Vec<String>,
+    },
     /// A file of the state cannot be read or written.
     #[error("cannot {action} {}", path.display())]
     State {
