@@ -22,7 +22,7 @@ use crate::config::Config;
 use crate::failure::explain;
 use crate::groups::{enter_cgroup, only_devices, without_devices};
 use crate::hooks::{self, Point};
-use crate::host::{Host, capability_warning, grantable};
+use crate::host::{Host, capability_warnings, grantable};
 use crate::plan::{Facts, RootFs};
 use crate::state::{Context, Lock, State, Status, Store, check_id};
 use crate::undo::{Step, Undo};
@@ -157,8 +157,10 @@ pub fn create(store: &Store, mut request: Request) -> Result<Created> {
     let child = undo.keep().ok_or(Error::Spawn(spawn::Error::Died))?;
     let process = spec.process().as_ref();
     let unknown = &request.config.unknown_capabilities;
-    let warnings = process.and_then(|process| capability_warning(unknown, process, facts.user_namespace));
-    Ok(Created { context, child, lock, warnings: warnings.into_iter().collect() })
+    let warnings = process
+        .map(|process| capability_warnings(unknown, process, facts.user_namespace))
+        .unwrap_or_default();
+    Ok(Created { context, child, lock, warnings })
 }
 
 /// From here the child lives without us; when it is to run at once, we see it do so.

@@ -70,10 +70,16 @@ pub enum Error {
         /// What is wrong, and what would be right.
         reason: String,
     },
-    /// A warning: what a process has asked for and does not get (runtime-spec, "Linux Process").
+    /// A warning (runtime-spec, "Linux Process"). The words are those that people look for in runc's log.
     #[error("process.capabilities: ignoring unknown or unavailable capabilities: [{}]", names.join(" "))]
-    Capabilities {
-        /// With `CAP_`, as far as they are known.
+    UnknownCapabilities {
+        /// As given.
+        names: Vec<String>,
+    },
+    /// A warning (runtime-spec, "Linux Process").
+    #[error("process.capabilities: ignoring capabilities that cannot be granted: [{}]", names.join(" "))]
+    WithheldCapabilities {
+        /// With `CAP_`.
         names: Vec<String>,
     },
     /// A file of the state cannot be read or written.

@@ -82,10 +82,10 @@ pub fn exec(store: &Store, target: &Target, request: Request) -> Result<Executed
     crate::kernel::labels(&request.process)?;
     let alive = running(context, request.ignore_paused)?;
     let user_namespace = context.state.namespaces.contains(&Kind::User);
-    let warning =
-        crate::host::capability_warning(&request.unknown_capabilities, &request.process, user_namespace);
+    let warnings =
+        crate::host::capability_warnings(&request.unknown_capabilities, &request.process, user_namespace);
     let child = enter(store, context, spec, &alive, request, Program::default())?;
-    Ok(Executed { child, warnings: warning.into_iter().collect() })
+    Ok(Executed { child, warnings })
 }
 
 /// A program that is no `exec` of the caller's: a hook that runs in the context.

@@ -118,13 +118,12 @@ pub(crate) fn grantable(user_namespace: bool) -> u64 {
     if user_namespace { u64::MAX } else { capability::permitted() }
 }
 
-/// The warning for capabilities that nobody knows, or that the process cannot have.
-pub(crate) fn capability_warning(
-    unknown: &[String],
-    process: &Process,
-    user_namespace: bool,
-) -> Option<Error> {
+/// The warnings for capabilities that nobody knows, and for those that the process cannot have.
+pub(crate) fn capability_warnings(unknown: &[String], process: &Process, user_namespace: bool) -> Vec<Error> {
     let withheld = crate::plan::process::withheld(process, grantable(user_namespace));
-    let names: Vec<String> = unknown.iter().cloned().chain(withheld).collect();
-    (!names.is_empty()).then_some(Error::Capabilities { names })
+    let warnings = [
+        (!unknown.is_empty()).then(|| Error::UnknownCapabilities { names: unknown.to_vec() }),
+        (!withheld.is_empty()).then_some(Error::WithheldCapabilities { names: withheld }),
+    ];
+    warnings.into_iter().flatten().collect()
 }
