@@ -68,9 +68,9 @@ test-bite: setup-test ## take each defence away, and see the attacks on it succe
 
 .PHONY: test-v2 test-systemd
 test-v2: setup-machine ## the behaviour tests on pure cgroup v2, in a QEMU machine (as root)
-	tests/vm/run v2 $(TESTS)
+	VCTX_COMMIT=$(COMMIT) tests/vm/run v2 $(TESTS)
 test-systemd: setup-machine ## the behaviour tests under systemd and its control-group driver, in a QEMU machine
-	tests/vm/run systemd $(TESTS)
+	VCTX_COMMIT=$(COMMIT) tests/vm/run systemd $(TESTS)
 
 .PHONY: man
 man: setup-build ## write man pages and shell completions

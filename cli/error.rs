@@ -44,8 +44,6 @@ pub(crate) enum Error {
     Interval,
     #[error("the context's configuration has no process to take the settings from; use --process")]
     NoProcess,
-    #[error("--cgroup can be given once; the group is entered in all hierarchies")]
-    ManyCgroups,
     #[error("{} exists already; move it away, or choose another folder with --bundle", .0.display())]
     SpecExists(PathBuf),
     #[error("cannot write {}", path.display())]

@@ -23,9 +23,9 @@ use crate::config::Config;
 use crate::failure::explain;
 use crate::groups::{enter_cgroup, only_devices, without_devices};
 use crate::hooks::{self, Point};
-use crate::host::{Host, grantable};
+use crate::host::{Host, capability_warnings, grantable};
 use crate::plan::{Facts, RootFs};
-use crate::state::{Context, Lock, State, Store, check_id};
+use crate::state::{Context, Lock, State, Status, Store, check_id};
 use crate::undo::{Step, Undo};
 use crate::{Error, Result, idmapped};
 
@@ -108,6 +108,8 @@ pub struct Created {
     pub child: Child,
     /// The lock of the context, for what the caller still does with it.
     pub lock: Lock,
+    /// What the context does without.
+    pub warnings: Vec<Error>,
 }
 
 /// Creates a context. What fails is undone.
@@ -154,7 +156,12 @@ pub fn create(store: &Store, mut request: Request) -> Result<Created> {
         return Err(abandon(spec, &context, undo, error));
     }
     let child = undo.keep().ok_or(Error::Spawn(spawn::Error::Died))?;
-    Ok(Created { context, child, lock })
+    let process = spec.process().as_ref();
+    let unknown = &request.config.unknown_capabilities;
+    let warnings = process
+        .map(|process| capability_warnings(unknown, process, facts.user_namespace))
+        .unwrap_or_default();
+    Ok(Created { context, child, lock, warnings })
 }
 
 /// From here the child lives without us; when it is to run at once, we see it do so.
@@ -175,7 +182,7 @@ fn let_go(
         return Ok(());
     }
     while let Some(listener) = handshake.executed().map_err(|error| explain(error, plan))? {
-        hand_over(spec, &listener, context, pid)?;
+        hand_over(spec, &listener, context, Status::Creating, pid)?;
     }
     hooks::run(spec, Point::Poststart, context, pid, None)
 }
@@ -249,7 +256,9 @@ fn accompany(
         )?;
         handshake.order(Order::Continue).map_err(|error| explain(error, plan))?;
     }
-    handshake.expect(&[Report::Ready]).map_err(|error| explain(error, plan))?;
+    while let Some(listener) = handshake.ready().map_err(|error| explain(error, plan))? {
+        hand_over(spec, &listener, context, Status::Creating, pid)?;
+    }
     // The rules for devices come after the child has made its own.
     if let Some(cgroup) = &cgroup {
         cgroup.apply(&only_devices(resources))?;
@@ -427,7 +436,7 @@ fn facts<'a>(
         filter: filter.as_ref().map(|filter| Filter {
             program: &filter.program,
             flags: filter.flags,
-            listener: filter.listener.is_some(),
+            early: filter.early,
         }),
         preserve: request.preserve,
     })
@@ -485,7 +494,13 @@ pub(crate) fn write_pid(path: &std::path::Path, pid: i32) -> Result<()> {
 }
 
 /// Gives a filter's notification descriptor to the agent that the profile names.
-pub(crate) fn hand_over(spec: &Spec, listener: &OwnedFd, context: &Context, pid: i32) -> Result<()> {
+pub(crate) fn hand_over(
+    spec: &Spec,
+    listener: &OwnedFd,
+    context: &Context,
+    status: Status,
+    pid: i32,
+) -> Result<()> {
     let profile = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
-    hooks::send_seccomp_state(profile, listener.as_fd(), context, pid)
+    hooks::send_seccomp_state(profile, listener.as_fd(), context, status, pid)
 }

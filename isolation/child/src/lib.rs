@@ -41,20 +41,26 @@ pub fn enter(plan: &Plan<'_>, channel: BorrowedFd<'_>) -> ! {
         Scene::New(setting) => new_context(plan, setting, channel),
         Scene::Join(join) => join_context(plan, join, channel),
     };
-    let (start, path) = match ready {
+    let ready = match ready {
         Ok(ready) => ready,
         Err(failure) => process::fail(channel, failure),
     };
-    let channel = start.as_ref().map_or(channel, AsFd::as_fd);
-    process::execute(plan, channel, &path)
+    let channel = ready.start.as_ref().map_or(channel, AsFd::as_fd);
+    process::execute(plan, channel, &ready.path, ready.held)
 }
 
-/// The step list of a new context. Gives the connection of `start`, if that was waited for, and the program.
-fn new_context(
-    plan: &Plan<'_>,
-    setting: &Setting<'_>,
-    channel: BorrowedFd<'_>,
-) -> Result<(Option<OwnedFd>, Path)> {
+/// A process that has its order to execute.
+struct Ready {
+    /// The connection of `start`, if that was waited for.
+    start: Option<OwnedFd>,
+    /// The program.
+    path: Path,
+    /// It is held as the guest is already: capabilities, filter and all.
+    held: bool,
+}
+
+/// The step list of a new context.
+fn new_context(plan: &Plan<'_>, setting: &Setting<'_>, channel: BorrowedFd<'_>) -> Result<Ready> {
     join_cgroups(plan)?;
     join_namespaces(plan, setting, channel)?;
     time_offsets(plan, setting)?;
@@ -63,18 +69,18 @@ fn new_context(
     let slave = root_file_system(plan, setting, channel)?;
     keyring(&plan.process)?;
     let path = take_identity(&plan.process, slave)?;
+    let held = setting.start.is_some() && plan.process.seccomp.is_some_and(|filter| filter.early);
+    if held {
+        process::hold(plan, channel)?;
+    }
     report(channel, Report::Ready);
     wait(channel, Order::Proceed).or_at(Step::Orders)?;
     let start = setting.start.map(await_start).transpose()?;
-    Ok((start, path))
+    Ok(Ready { start, path, held })
 }
 
 /// The step list of a process that joins a running context.
-fn join_context(
-    plan: &Plan<'_>,
-    join: &Join<'_>,
-    channel: BorrowedFd<'_>,
-) -> Result<(Option<OwnedFd>, Path)> {
+fn join_context(plan: &Plan<'_>, join: &Join<'_>, channel: BorrowedFd<'_>) -> Result<Ready> {
     sys::shield().or_at(Step::Shield)?;
     join_cgroups(plan)?;
     sys::setns(join.target, join.namespaces).or_at(Step::JoinNamespace)?;
@@ -89,7 +95,7 @@ fn join_context(
     let path = take_identity(&plan.process, slave)?;
     report(channel, Report::Ready);
     wait(channel, Order::Proceed).or_at(Step::Orders)?;
-    Ok((None, path))
+    Ok(Ready { start: None, path, held: false })
 }
 
 /// Enters the control groups before anything is allocated that they should count.
