@@ -36,7 +36,11 @@ impl Config {
     ///
     /// As [`Config::of_bundle`].
     pub fn read(path: &Path) -> Result<Config> {
-        let bytes = read(path)?;
+        Config::parse(read(path)?, path)
+    }
+
+    /// The bytes that `path` holds.
+    pub(crate) fn parse(bytes: Vec<u8>, path: &Path) -> Result<Config> {
         let spec = parse(&bytes).map_err(|error| refused::<Spec>(&bytes, path.into(), error))?;
         Ok(Config { bytes, spec })
     }
@@ -122,9 +126,8 @@ fn normalise(spec: &mut Value) {
 fn normalise_process(process: &mut Value) {
     if let Some(sets) = process.get_mut("capabilities").and_then(Value::as_object_mut) {
         for set in sets.values_mut().filter_map(Value::as_array_mut) {
-            set.retain(|name| {
-                name.as_str().is_some_and(|name| vctx_context::capability::bit(name).is_some())
-            });
+            // What is no name at all stays, and is refused by its place.
+            set.retain(|name| name.as_str().is_none_or(|name| vctx_context::capability::bit(name).is_some()));
         }
     }
     if let Some(flags) = process.pointer_mut("/scheduler/flags").and_then(Value::as_array_mut) {

@@ -75,7 +75,7 @@ pub(crate) fn process<'a>(
         label: label(&press, process)?,
         seccomp: facts.filter,
         console: facts.console.map(|socket| Console { socket, size }),
-        keep_below: 3 + facts.preserve,
+        keep_below: facts.preserve.saturating_add(3),
     })
 }
 
@@ -151,9 +151,11 @@ pub(crate) fn scheduler(process: &SpecProcess) -> Result<Option<SchedulerAttribu
     Ok(Some(SchedulerAttributes {
         size: size_of::<SchedulerAttributes>() as u32,
         policy,
-        flags: scheduler.flags().iter().flatten().map(bit).sum(),
+        flags: scheduler.flags().iter().flatten().map(bit).fold(0, |all, bit| all | bit),
         nice: scheduler.nice().unwrap_or(0),
-        priority: scheduler.priority().unwrap_or(0) as u32,
+        priority: u32::try_from(scheduler.priority().unwrap_or(0)).map_err(|_| {
+            Error::invalid("process.scheduler.priority", "is negative; priorities begin with 0")
+        })?,
         runtime: scheduler.runtime().unwrap_or(0),
         deadline: scheduler.deadline().unwrap_or(0),
         period: scheduler.period().unwrap_or(0),
@@ -207,7 +209,7 @@ fn memory_policy<'a>(
         Flag::MpolFRelativeNodes => 1 << 14,
         Flag::MpolFStaticNodes => 1 << 15,
     };
-    let flags: i32 = policy.flags().iter().flatten().map(flag).sum();
+    let flags: i32 = policy.flags().iter().flatten().map(flag).fold(0, |all, bit| all | bit);
     let nodes = policy.nodes().as_deref().unwrap_or("");
     Ok((mode | flags, &*arena.alloc_slice_copy(&mask("linux.memoryPolicy.nodes", nodes)?)))
 }

@@ -1,6 +1,9 @@
 //! What a configuration must be, before anything is done. Pure: no system call is made here.
 
+mod hooks;
 mod linux;
+#[cfg(test)]
+mod tests;
 
 use std::path::{Component, Path};
 
@@ -45,6 +48,9 @@ pub fn validate(spec: &Spec) -> Result<()> {
         fake_proc(&field, mount)?;
         idmapped(spec, mount, index)?;
         kind(mount, index)?;
+        if let Some(kind) = mount.typ() {
+            text(&format!("mounts[{index}].type"), kind)?;
+        }
         for option in mount.options().iter().flatten() {
             text(&format!("mounts[{index}].options"), option)?;
         }
@@ -63,6 +69,7 @@ pub fn validate(spec: &Spec) -> Result<()> {
             }
         }
     }
+    hooks::hooks(spec)?;
     match spec.linux() {
         Some(linux) => linux::linux(spec, linux),
         None => Err(Error::invalid("linux", "is missing; a Linux context needs its namespaces at least")),
@@ -132,6 +139,12 @@ pub fn process(field: &str, process: &Process) -> Result<()> {
             at("oomScoreAdj"),
             format!("is {score}, and must lie between -1000 and 1000"),
         ));
+    }
+    if let Some(affinity) = process.exec_cpu_affinity() {
+        for (name, cpus) in [("initial", affinity.initial()), ("final", affinity.cpu_affinity_final())] {
+            let field = at(&format!("execCPUAffinity.{name}"));
+            cpus.as_deref().map_or(Ok(Vec::new()), |cpus| crate::plan::process::mask(&field, cpus))?;
+        }
     }
     crate::plan::process::scheduler(process)?;
     crate::plan::process::io_priority(process)?;

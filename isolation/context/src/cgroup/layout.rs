@@ -142,7 +142,8 @@ impl Entry<'_> {
 fn entries(membership: &str) -> impl Iterator<Item = Entry<'_>> {
     membership.lines().filter_map(|line| {
         let mut fields = line.splitn(3, ':').skip(1);
-        Some(Entry { controllers: fields.next()?, path: fields.next()? })
+        let entry = Entry { controllers: fields.next()?, path: fields.next()? };
+        entry.path.starts_with('/').then_some(entry)
     })
 }
 
@@ -156,7 +157,7 @@ fn magic(path: &Path) -> Option<i64> {
 }
 
 /// The layout from the texts of `/proc/self/cgroup` and `/proc/self/mountinfo` (proc_pid_mountinfo(5)).
-fn parse(membership: &str, mountinfo: &str) -> Option<Layout> {
+pub(super) fn parse(membership: &str, mountinfo: &str) -> Option<Layout> {
     let mut v1: Vec<Mount> = Vec::new();
     let mut v2 = None;
     for line in mountinfo.lines() {
