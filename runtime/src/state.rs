@@ -410,6 +410,35 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_state_that_no_create_has_written_is_refused() {
+        let sound = serde_json::json!({
+            "format": 1, "id": "web", "oci_version": "1.3.0", "bundle": "/b", "rootfs": "/b/r", "created": 1,
+            "created_nanos": 2, "owner": 0, "process": [42, 7], "namespaces": [], "annotations": {},
+            "has_start_hooks": false, "has_poststop": false, "own": ["/run/vctx/.x/web"],
+            "cgroup": { "mode": "v2", "v2": { "point": "/sys/fs/cgroup", "dir": "/sys/fs/cgroup/vctx/web" } },
+        });
+        let parse = |value: &serde_json::Value| State::parse(value.to_string().as_bytes(), "web");
+        parse(&sound).unwrap();
+        for (place, wrong) in [
+            ("/format", serde_json::json!(2)),
+            ("/id", "other".into()),
+            ("/process", serde_json::json!([-1, 7])),
+            ("/process", serde_json::json!([0, 7])),
+            ("/own/0", "/".into()),
+            ("/own/0", "relative".into()),
+            ("/own/0", "/run/vctx/../../etc".into()),
+            ("/cgroup/v2/dir", "/sys/fs/cgroup".into()),
+            ("/cgroup/v2/dir", "/sys/fs/cgroup/../x".into()),
+            ("/cgroup/v2/dir", "/etc".into()),
+            ("/cgroup", serde_json::json!({ "mode": "v2" })),
+        ] {
+            let mut state = sound.clone();
+            *state.pointer_mut(place).unwrap() = wrong;
+            assert!(parse(&state).is_err(), "{state}");
+        }
+    }
+
+    #[test]
     fn an_id_is_a_plain_file_name() {
         for good in ["a", "web-1", "a.b_c+d", "0"] {
             check_id(good).unwrap();

@@ -246,3 +246,23 @@ fn label<'a>(press: &Press<'a>, process: &SpecProcess) -> Result<Option<(&'a CSt
     }
     Ok(None)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flag_that_is_given_twice_is_the_same_flag() {
+        let process: SpecProcess = serde_json::from_str(
+            r#"{"cwd":"/","args":["a"],"user":{"uid":0,"gid":0},"scheduler":{"policy":"SCHED_OTHER",
+                "flags":["SCHED_RESET_ON_FORK","SCHED_RESET_ON_FORK"]}}"#,
+        )
+        .unwrap();
+        assert_eq!(scheduler(&process).unwrap().unwrap().flags, 1);
+        let policy: oci_spec::runtime::LinuxMemoryPolicy = serde_json::from_str(
+            r#"{"mode":"MPOL_BIND","nodes":"0","flags":["MPOL_F_STATIC_NODES","MPOL_F_STATIC_NODES"]}"#,
+        )
+        .unwrap();
+        assert_eq!(memory_policy(&Bump::new(), &policy).unwrap().0, 2 | 1 << 15);
+    }
+}

@@ -51,20 +51,7 @@ pub(super) fn linux(spec: &Spec, linux: &Linux) -> Result<()> {
     {
         return needs("domainname", LinuxNamespaceType::Uts);
     }
-    for (clock, offset) in linux.time_offsets().iter().flatten() {
-        if clock != "monotonic" && clock != "boottime" {
-            return Err(Error::invalid(
-                "linux.timeOffsets",
-                format!("has the clock {clock:?}; monotonic and boottime can be set off"),
-            ));
-        }
-        if offset.nanosecs().is_some_and(|nanoseconds| nanoseconds >= 1_000_000_000) {
-            return Err(Error::invalid(
-                format!("linux.timeOffsets.{clock}.nanosecs"),
-                "is a second or more, and must be below 1000000000",
-            ));
-        }
-    }
+    time_offsets(linux)?;
     if linux.time_offsets().as_ref().is_some_and(|offsets| !offsets.is_empty())
         && !makes(LinuxNamespaceType::Time)
     {
@@ -80,11 +67,25 @@ pub(super) fn linux(spec: &Spec, linux: &Linux) -> Result<()> {
         return needs("linux.netDevices", LinuxNamespaceType::Network);
     }
     net_devices(&devices)?;
+    parts(linux)
+}
+
+/// What is checked by itself, whatever stands beside it.
+fn parts(linux: &Linux) -> Result<()> {
     if let Some(nodes) = linux.memory_policy().as_ref().and_then(|policy| policy.nodes().as_deref()) {
         crate::plan::process::mask("linux.memoryPolicy.nodes", nodes)?;
     }
     paths(linux)?;
-    self::devices(linux)?;
+    devices(linux)?;
+    if let Some(name) = linux.rootfs_propagation()
+        && !name.is_empty()
+        && crate::mount::root_propagation(name).is_none()
+    {
+        return Err(Error::invalid(
+            "linux.rootfsPropagation",
+            format!("is {name:?}; shared, slave, private and unbindable are known"),
+        ));
+    }
     if let Some(label) = linux.mount_label() {
         text("linux.mountLabel", label)?;
     }
@@ -100,14 +101,23 @@ pub(super) fn linux(spec: &Spec, linux: &Linux) -> Result<()> {
             path("linux.seccomp.listenerPath", agent)?;
         }
     }
-    if let Some(name) = linux.rootfs_propagation()
-        && !name.is_empty()
-        && crate::mount::root_propagation(name).is_none()
-    {
-        return Err(Error::invalid(
-            "linux.rootfsPropagation",
-            format!("is {name:?}; shared, slave, private and unbindable are known"),
-        ));
+    Ok(())
+}
+
+fn time_offsets(linux: &Linux) -> Result<()> {
+    for (clock, offset) in linux.time_offsets().iter().flatten() {
+        if clock != "monotonic" && clock != "boottime" {
+            return Err(Error::invalid(
+                "linux.timeOffsets",
+                format!("has the clock {clock:?}; monotonic and boottime can be set off"),
+            ));
+        }
+        if offset.nanosecs().is_some_and(|nanoseconds| nanoseconds >= 1_000_000_000) {
+            return Err(Error::invalid(
+                format!("linux.timeOffsets.{clock}.nanosecs"),
+                "is a second or more, and must be below 1000000000",
+            ));
+        }
     }
     Ok(())
 }

@@ -140,12 +140,7 @@ pub fn process(field: &str, process: &Process) -> Result<()> {
             format!("is {score}, and must lie between -1000 and 1000"),
         ));
     }
-    if let Some(affinity) = process.exec_cpu_affinity() {
-        for (name, cpus) in [("initial", affinity.initial()), ("final", affinity.cpu_affinity_final())] {
-            let field = at(&format!("execCPUAffinity.{name}"));
-            cpus.as_deref().map_or(Ok(Vec::new()), |cpus| crate::plan::process::mask(&field, cpus))?;
-        }
-    }
+    affinity(field, process)?;
     crate::plan::process::scheduler(process)?;
     crate::plan::process::io_priority(process)?;
     if let Some(mask) = process.user().umask()
@@ -166,6 +161,16 @@ pub fn process(field: &str, process: &Process) -> Result<()> {
     {
         if let Some(label) = label {
             text(&at(name), label)?;
+        }
+    }
+    Ok(())
+}
+
+fn affinity(field: &str, process: &Process) -> Result<()> {
+    let Some(affinity) = process.exec_cpu_affinity() else { return Ok(()) };
+    for (name, cpus) in [("initial", affinity.initial()), ("final", affinity.cpu_affinity_final())] {
+        if let Some(cpus) = cpus {
+            crate::plan::process::mask(&format!("{field}.execCPUAffinity.{name}"), cpus)?;
         }
     }
     Ok(())

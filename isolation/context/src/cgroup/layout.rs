@@ -263,6 +263,12 @@ mod tests {
     }
 
     #[test]
+    fn a_membership_without_a_path_is_none() {
+        let mounts = "31 1 0:3 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n";
+        assert!(parse("3:cpu:name=systemd:/b\n", mounts).is_none());
+    }
+
+    #[test]
     fn a_mount_point_with_a_space_is_found() {
         let layout = parse("0::/\n", "31 1 0:3 / /my\\040groups rw - cgroup2 none rw\n").unwrap();
         assert_eq!(layout.v2.unwrap().point, Path::new("/my groups"));
