@@ -8,6 +8,9 @@ SHELL := /bin/bash
 PREFIX ?= /usr/local
 DESTDIR ?=
 CARGO ?= cargo
+# How long each fuzzer runs, and which do: all when none is named.
+FUZZ_SECONDS ?= 60
+FUZZERS ?=
 # Words for the behaviour tests: a part of a name, or options such as `--list`.
 TESTS ?=
 # Defences that are taken away by `test-bite`: names in tests/bite. All of them if none is given.
@@ -24,6 +27,7 @@ MULTIARCH = $(shell rustc --print host-tuple | sed 's/-unknown//')
 BUILD_NEEDS = cc=gcc /usr/lib/$(MULTIARCH)/libc.a=libc6-dev /usr/lib/$(MULTIARCH)/libseccomp.a=libseccomp-dev
 TEST_NEEDS = /usr/share/doc/busybox-static=busybox-static conmon=conmon containerd=containerd crun=crun \
 	dockerd=docker.io ip=iproute2 patch=patch podman=podman prlimit=util-linux ps=procps python3=python3 runc=runc tini-static=tini newuidmap=uidmap
+FUZZ_NEEDS = c++=g++
 MACHINE_NEEDS = qemu-system-x86_64=qemu-system-x86 mmdebstrap=mmdebstrap mkfs.ext4=e2fsprogs
 
 .PHONY: help
@@ -72,6 +76,12 @@ test-v2: setup-machine ## the behaviour tests on pure cgroup v2, in a QEMU machi
 test-systemd: setup-machine ## the behaviour tests under systemd and its control-group driver, in a QEMU machine
 	VCTX_COMMIT=$(COMMIT) tests/vm/run systemd $(TESTS)
 
+.PHONY: fuzz fuzz-hour
+fuzz: setup-fuzz ## each fuzzer for FUZZ_SECONDS [60], two at once; FUZZERS="config users" chooses
+	tests/fuzz/run $(FUZZ_SECONDS) $(FUZZERS)
+fuzz-hour: setup-fuzz ## each fuzzer for an hour, two at once
+	tests/fuzz/run 3600 $(FUZZERS)
+
 .PHONY: man
 man: setup-build ## write man pages and shell completions
 	$(CARGO) run --release --example generate-docs -- $(DOCS)
@@ -90,13 +100,16 @@ install: ## install what `make build man` has made below PREFIX [/usr/local]
 .PHONY: setup
 setup: setup-test ## install what the build and the tests need
 
-.PHONY: setup-build setup-test setup-machine
+.PHONY: setup-build setup-test setup-machine setup-fuzz
 setup-build:
 	@$(call provide,$(BUILD_NEEDS))
 setup-test:
 	@$(call provide,$(BUILD_NEEDS) $(TEST_NEEDS))
 setup-machine:
 	@$(call provide,$(BUILD_NEEDS) $(MACHINE_NEEDS))
+setup-fuzz:
+	@$(call provide,$(BUILD_NEEDS) $(FUZZ_NEEDS))
+	@$(CARGO) fuzz --version >/dev/null 2>&1 || $(CARGO) install cargo-fuzz --version ^0.13 --locked
 
 # Installs the packages of what is missing. With nothing missing it touches neither network nor apt.
 define provide

@@ -25,7 +25,7 @@ use crate::groups::{enter_cgroup, only_devices, without_devices};
 use crate::hooks::{self, Point};
 use crate::host::{Host, capability_warnings, grantable};
 use crate::plan::{Facts, RootFs};
-use crate::state::{Context, Lock, State, Status, Store, check_id};
+use crate::state::{Context, FORMAT, Lock, State, Status, Store, check_id};
 use crate::undo::{Step, Undo};
 use crate::{Error, Result, idmapped};
 
@@ -312,7 +312,7 @@ fn record(folder: PathBuf, request: &Request, host: &Host, undo: &mut Undo) -> R
     let spec = &request.config.spec;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let state = State {
-        format: 1,
+        format: FORMAT,
         id: request.id.clone(),
         oci_version: spec.version().clone(),
         bundle: request.bundle.clone(),

@@ -8,7 +8,7 @@ use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags, flock, fstat, openat};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -18,6 +18,9 @@ use vctx_context::namespace::Kind;
 use vctx_context::procfs;
 
 use crate::{Error, Result};
+
+/// Version of what `state.json` holds.
+pub(crate) const FORMAT: u32 = 1;
 
 /// The longest id, in bytes.
 const ID_LENGTH: usize = 255;
@@ -278,7 +281,37 @@ fn check_owner(path: &Path, links: Links) -> Result<()> {
 fn read_state(folder: &Path) -> Result<State> {
     let path = folder.join("state.json");
     let bytes = fs::read(&path).map_err(Error::state("read", &path))?;
-    serde_json::from_slice(&bytes).map_err(|source| Error::Damaged { path, source })
+    let id = folder.file_name().unwrap_or_default().to_string_lossy();
+    State::parse(&bytes, &id).map_err(|source| Error::Damaged { path, source })
+}
+
+impl State {
+    /// Reads what `state.json` of the context `id` holds. A state that no `create` has written is an error: signals go to
+    /// the process, and folders are removed, that it names.
+    pub(crate) fn parse(bytes: &[u8], id: &str) -> serde_json::Result<State> {
+        let state: State = serde_json::from_slice(bytes)?;
+        let wrong = if state.format != FORMAT {
+            Some(format!("format {} is not known to this version", state.format))
+        } else if state.id != id {
+            Some(format!("it is of {:?}", state.id))
+        } else if state.process.is_some_and(|(pid, _)| pid <= 0) {
+            Some("its process has no id".into())
+        } else if let Some(folder) = state.own.iter().find(|folder| !is_plain(folder)) {
+            Some(format!("{folder:?} is no folder of a context"))
+        } else if state.cgroup.as_ref().is_some_and(|cgroup| !cgroup.is_sound()) {
+            Some("its control group lies outside the hierarchies".into())
+        } else {
+            None
+        };
+        wrong.map_or(Ok(state), |wrong| Err(serde::de::Error::custom(wrong)))
+    }
+}
+
+/// Absolute, not the root, and without a way up.
+fn is_plain(folder: &Path) -> bool {
+    folder.is_absolute()
+        && folder != Path::new("/")
+        && !folder.components().any(|part| part == Component::ParentDir)
 }
 
 impl Context {
@@ -401,6 +434,35 @@ impl Lock {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_state_that_no_create_has_written_is_refused() {
+        let sound = serde_json::json!({
+            "format": 1, "id": "web", "oci_version": "1.3.0", "bundle": "/b", "rootfs": "/b/r", "created": 1,
+            "created_nanos": 2, "owner": 0, "process": [42, 7], "namespaces": [], "annotations": {},
+            "has_start_hooks": false, "has_poststop": false, "own": ["/run/vctx/.x/web"],
+            "cgroup": { "mode": "v2", "v2": { "point": "/sys/fs/cgroup", "dir": "/sys/fs/cgroup/vctx/web" } },
+        });
+        let parse = |value: &serde_json::Value| State::parse(value.to_string().as_bytes(), "web");
+        parse(&sound).unwrap();
+        for (place, wrong) in [
+            ("/format", serde_json::json!(2)),
+            ("/id", "other".into()),
+            ("/process", serde_json::json!([-1, 7])),
+            ("/process", serde_json::json!([0, 7])),
+            ("/own/0", "/".into()),
+            ("/own/0", "relative".into()),
+            ("/own/0", "/run/vctx/../../etc".into()),
+            ("/cgroup/v2/dir", "/sys/fs/cgroup".into()),
+            ("/cgroup/v2/dir", "/sys/fs/cgroup/../x".into()),
+            ("/cgroup/v2/dir", "/etc".into()),
+            ("/cgroup", serde_json::json!({ "mode": "v2" })),
+        ] {
+            let mut state = sound.clone();
+            *state.pointer_mut(place).unwrap() = wrong;
+            assert!(parse(&state).is_err(), "{state}");
+        }
+    }
 
     #[test]
     fn an_id_is_a_plain_file_name() {

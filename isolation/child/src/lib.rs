@@ -6,6 +6,8 @@
 #![no_std]
 #![deny(unsafe_code)]
 
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod handshake;
 pub mod home;
 pub mod plan;
