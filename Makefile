@@ -10,6 +10,8 @@ DESTDIR ?=
 CARGO ?= cargo
 # Words for the behaviour tests: a part of a name, or options such as `--list`.
 TESTS ?=
+# Words for the bench: sections, separated by commas, and options; `make bench BENCH=--help` shows them.
+BENCH ?=
 
 TARGET_DIR = $(or $(CARGO_TARGET_DIR),target)
 TRIPLE = $(shell rustc --print host-tuple)
@@ -22,6 +24,8 @@ MULTIARCH = $(shell rustc --print host-tuple | sed 's/-unknown//')
 BUILD_NEEDS = cc=gcc /usr/lib/$(MULTIARCH)/libc.a=libc6-dev /usr/lib/$(MULTIARCH)/libseccomp.a=libseccomp-dev
 TEST_NEEDS = /usr/share/doc/busybox-static=busybox-static conmon=conmon containerd=containerd crun=crun \
 	dockerd=docker.io ip=iproute2 podman=podman ps=procps python3=python3 runc=runc tini-static=tini newuidmap=uidmap
+BENCH_NEEDS = /usr/share/doc/busybox-static=busybox-static bwrap=bubblewrap crun=crun runc=runc \
+	/usr/share/containers/seccomp.json=golang-github-containers-common
 MACHINE_NEEDS = qemu-system-x86_64=qemu-system-x86 mmdebstrap=mmdebstrap mkfs.ext4=e2fsprogs
 
 .PHONY: help
@@ -57,6 +61,11 @@ test-peers: setup-test ## the behaviour tests against runc and crun
 	VCTX_UNDER_TEST=runc $(CARGO) test --workspace --test tests -- $(TESTS)
 	VCTX_UNDER_TEST=crun $(CARGO) test --workspace --test tests -- $(TESTS)
 
+.PHONY: bench
+bench: setup-bench build ## measure against crun, runc, youki, bubblewrap and the kernel's floor (as root; BENCH=run,exec)
+	$(CARGO) build --example floor
+	VCTX_BENCH_VCTX=$${VCTX_BENCH_VCTX:-$(abspath $(VCTX))} $(CARGO) test --bench bench -- $(BENCH)
+
 .PHONY: test-v2 test-systemd
 test-v2: setup-machine ## the behaviour tests on pure cgroup v2, in a QEMU machine (as root)
 	tests/vm/run v2 $(TESTS)
@@ -81,11 +90,13 @@ install: ## install what `make build man` has made below PREFIX [/usr/local]
 .PHONY: setup
 setup: setup-test ## install what the build and the tests need
 
-.PHONY: setup-build setup-test setup-machine
+.PHONY: setup-build setup-test setup-bench setup-machine
 setup-build:
 	@$(call provide,$(BUILD_NEEDS))
 setup-test:
 	@$(call provide,$(BUILD_NEEDS) $(TEST_NEEDS))
+setup-bench:
+	@$(call provide,$(BUILD_NEEDS) $(BENCH_NEEDS))
 setup-machine:
 	@$(call provide,$(BUILD_NEEDS) $(MACHINE_NEEDS))
 
