@@ -17,6 +17,7 @@ TARGET_DIR = $(or $(CARGO_TARGET_DIR),target)
 TRIPLE = $(shell rustc --print host-tuple)
 VCTX = $(TARGET_DIR)/$(TRIPLE)/release/vctx
 DOCS = $(TARGET_DIR)/doc-gen
+MEASURE = VCTX_BENCH_VCTX=$${VCTX_BENCH_VCTX:-$(abspath $(VCTX))} $(CARGO) test --bench bench --
 COMMIT = $(or $(shell git describe --always --dirty --abbrev=12 --match= 2>/dev/null),unknown)
 MULTIARCH = $(shell rustc --print host-tuple | sed 's/-unknown//')
 
@@ -64,7 +65,20 @@ test-peers: setup-test ## the behaviour tests against runc and crun
 .PHONY: bench
 bench: setup-bench build ## measure against crun, runc, youki, bubblewrap and the kernel's floor (as root; BENCH=run,exec)
 	$(CARGO) build --example floor
-	VCTX_BENCH_VCTX=$${VCTX_BENCH_VCTX:-$(abspath $(VCTX))} $(CARGO) test --bench bench -- $(BENCH)
+	$(MEASURE) $(BENCH)
+
+# Ratios of short measures: what is kept in the tree, and what may not get worse by more than a fifth.
+comma = ,
+KEPT_SECTIONS = run$(comma)exec$(comma)verbs
+BASELINE = tests/bench/baseline.json
+KEPT = $(or $(BENCH),$(KEPT_SECTIONS)) --check $(BASELINE) --output $(TARGET_DIR)/bench-check.json
+.PHONY: bench-check bench-keep
+bench-check: setup-bench build ## measure again, and fail when a ratio is worse than the kept one by more than a fifth
+	$(CARGO) build --example floor
+	$(MEASURE) $(KEPT)
+bench-keep: setup-bench build ## measure, and keep the ratios for bench-check
+	$(CARGO) build --example floor
+	$(MEASURE) $(KEPT) --keep
 
 .PHONY: test-v2 test-systemd
 test-v2: setup-machine ## the behaviour tests on pure cgroup v2, in a QEMU machine (as root)

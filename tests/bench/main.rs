@@ -6,10 +6,14 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, unreachable_pub, missing_docs)]
 
 mod bundle;
+mod check;
+mod crowd;
+mod document;
 mod floor_words;
 mod measure;
 mod options;
 mod peer;
+mod picture;
 mod report;
 mod starts;
 mod statistics;
@@ -36,10 +40,19 @@ pub struct Bench {
 type Section = fn(&mut Bench) -> Result<Vec<Measure>>;
 
 /// The sections by name, in the order in which they run.
-pub const SECTIONS: [(&str, Section); 3] =
-    [("run", starts::run), ("exec", starts::exec), ("verbs", starts::verbs)];
+pub const SECTIONS: [(&str, Section); 5] = [
+    ("run", starts::run),
+    ("exec", starts::exec),
+    ("verbs", starts::verbs),
+    ("at-once", crowd::at_once),
+    ("crowd", crowd::crowd),
+];
 
 impl Bench {
+    pub fn peer(&self, name: &str) -> Option<Peer> {
+        self.peers.iter().find(|peer| peer.name == name).cloned()
+    }
+
     /// Runs the rounds and prints their table.
     pub fn compare(
         &mut self,
@@ -87,7 +100,16 @@ fn run(options: &Options) -> Result<()> {
     let mut measures = vec![];
     for (name, section) in SECTIONS.iter().filter(|(name, _)| options.wants(name)) {
         println!("\n# {name}");
-        measures.extend(section(&mut bench)?);
+        let taken = section(&mut bench)?;
+        measures.extend(taken.into_iter().map(|measure| header.sign(name, measure)));
     }
-    report::write(&options.output, &header, &measures)
+    let report = report::write(&options.output, header, &measures)?;
+    if options.document || options.is_everything() {
+        document::write(&report)?;
+    }
+    match &options.check {
+        Some(baseline) if options.keep => check::keep(baseline, &measures),
+        Some(baseline) => check::compare(baseline, &measures),
+        None => Ok(()),
+    }
 }

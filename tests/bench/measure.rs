@@ -3,11 +3,13 @@
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
 use nix::sys::wait::{WaitPidFlag, waitpid};
-use nix::unistd::Pid;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags};
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::{Read, Seek};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, ExitStatus};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -27,16 +29,60 @@ pub struct Sample {
 ///
 /// The standard library spawns by posix_spawn(3), which shares our memory until the execve: our own size does not count.
 pub fn time(command: &mut Command) -> Result<Sample> {
-    let mut errors = tempfile::tempfile()?;
+    let errors = tempfile::tempfile()?;
     command.stderr(errors.try_clone()?);
     let cpu = children_cpu()?;
     let start = Instant::now();
-    let status = command.spawn().map_err(|error| format!("{:?}: {error}", command.get_program()))?.wait()?;
+    let status = wait(&mut spawn(command)?)?;
     let wall = start.elapsed().as_secs_f64() * 1e6;
     reap();
     let cpu = children_cpu()? - cpu;
+    insist(command, status, errors)?;
+    Ok(Sample { wall, cpu })
+}
+
+/// Spawns all, and waits until the last has ended.
+pub fn time_all(mut commands: Vec<Command>) -> Result<Sample> {
+    let errors = tempfile::tempfile()?;
+    for command in &mut commands {
+        command.stderr(errors.try_clone()?);
+    }
+    let cpu = children_cpu()?;
+    let start = Instant::now();
+    let children: Vec<Child> = commands.iter_mut().map(spawn).collect::<Result<_>>()?;
+    let ended: Vec<_> = children.into_iter().map(|mut child| wait(&mut child)).collect();
+    let wall = start.elapsed().as_secs_f64() * 1e6;
+    reap();
+    let cpu = children_cpu()? - cpu;
+    for (command, status) in commands.iter().zip(ended) {
+        insist(command, status?, errors.try_clone()?)?;
+    }
+    Ok(Sample { wall, cpu })
+}
+
+fn spawn(command: &mut Command) -> Result<Child> {
+    command.spawn().map_err(|error| format!("{}: {error}", Path::new(command.get_program()).display()).into())
+}
+
+/// How long anything that is measured may take.
+const LIMIT: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
+
+/// Waits for the end, and ends what does not end by itself.
+fn wait(child: &mut Child) -> Result<ExitStatus> {
+    let process = rustix::process::pidfd_open(Pid::from_child(child), PidfdFlags::empty())?;
+    let ended = poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&LIMIT))?;
+    if ended == 0 {
+        child.kill()?;
+        child.wait()?;
+        return Err(format!("did not end within {} s", LIMIT.tv_sec).into());
+    }
+    Ok(child.wait()?)
+}
+
+/// An error with what the program wrote there, unless it succeeded.
+fn insist(command: &Command, status: ExitStatus, mut errors: File) -> Result<()> {
     if status.success() {
-        return Ok(Sample { wall, cpu });
+        return Ok(());
     }
     let mut text = String::new();
     errors.rewind()?;
@@ -57,7 +103,7 @@ fn children_cpu() -> Result<f64> {
 /// Waits for the orphans that have ended: processes of contexts that were detached. Children that somebody still
 /// holds as `Child` must not be alive when this is called.
 pub fn reap() {
-    while waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG)).is_ok_and(|status| status.pid().is_some()) {}
+    while waitpid(None, Some(WaitPidFlag::WNOHANG)).is_ok_and(|status| status.pid().is_some()) {}
 }
 
 pub fn which(name: &str) -> Option<PathBuf> {

@@ -19,6 +19,15 @@ pub struct Options {
     /// File for the figures as JSON.
     #[arg(long, default_value = "target/bench.json")]
     pub output: PathBuf,
+    /// Write docs/performance.md and docs/bench.svg from the figures; a run of all sections does so by itself.
+    #[arg(long)]
+    pub document: bool,
+    /// Fail when a ratio is worse than the one in this file by more than a fifth.
+    #[arg(long, value_name = "FILE")]
+    pub check: Option<PathBuf>,
+    /// Write the file of `--check` instead.
+    #[arg(long, requires = "check")]
+    pub keep: bool,
     /// `cargo bench` says so.
     #[arg(long, hide = true)]
     bench: bool,
@@ -40,8 +49,11 @@ impl Options {
         options
     }
 
+    pub fn is_everything(&self) -> bool {
+        self.sections.iter().all(String::is_empty)
+    }
+
     pub fn wants(&self, section: &str) -> bool {
-        let mut asked = self.sections.iter().filter(|name| !name.is_empty()).peekable();
-        asked.peek().is_none() || asked.any(|name| name == section)
+        self.is_everything() || self.sections.iter().any(|name| name == section)
     }
 }

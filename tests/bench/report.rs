@@ -51,6 +51,13 @@ impl Header {
     }
 }
 
+impl Header {
+    /// Notes in the measure where, when and of what it was taken.
+    pub fn sign(&self, section: &str, measure: Measure) -> Measure {
+        Measure { section: section.into(), taken: format!("{}, {}", self.date, self.commit), ..measure }
+    }
+}
+
 fn output_of(program: &str, args: &[&str]) -> String {
     let output = Command::new(program).args(args).current_dir(env!("CARGO_MANIFEST_DIR")).output();
     let text = output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_string());
@@ -104,15 +111,25 @@ pub fn print(measure: &Measure) {
             ratio(figures.vctx_cpu),
         );
     }
+    for value in &measure.values {
+        println!("  {:<60}{:>12.2} {}", value.name, value.value, value.unit);
+    }
     measure.notes.iter().for_each(|note| println!("  {note}"));
 }
 
-pub fn write(path: &Path, header: &Header, measures: &[Measure]) -> Result<()> {
+/// Writes the file; measures of sections that this run did not take stay in it. The result is all that it holds.
+pub fn write(path: &Path, header: Header, measures: &[Measure]) -> Result<Report> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder)?;
     }
-    let report = Report { header: header.clone(), measures: measures.to_vec() };
+    let before = fs::read(path).ok().and_then(|bytes| serde_json::from_slice::<Report>(&bytes).ok());
+    let mut kept = before.unwrap_or_default().measures;
+    kept.retain(|old| measures.iter().all(|new| new.section != old.section));
+    kept.extend_from_slice(measures);
+    let position = |measure: &Measure| super::SECTIONS.iter().position(|(name, _)| *name == measure.section);
+    kept.sort_by_key(position);
+    let report = Report { header, measures: kept };
     fs::write(path, serde_json::to_string_pretty(&report)?)?;
     println!("\nwritten to {}", path.display());
-    Ok(())
+    Ok(report)
 }

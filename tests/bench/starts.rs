@@ -39,7 +39,7 @@ pub fn run_once(
     // Neither can limit anything or load a profile as a file of rules.
     let fits =
         |peer: &Peer| peer.is_oci() || !matches!(ask, Ask::Limits | Ask::Seccomp) || peer.kind == Kind::Floor;
-    let peers: Vec<Peer> = bench.peers.iter().filter(|peer| fits(peer)).cloned().collect();
+    let peers: Vec<Peer> = bench.peers.iter().filter(|peer| peer.runs && fits(peer)).cloned().collect();
     let contenders = peers.iter().map(|peer| {
         let bundle = &bundle;
         let round = move |number| -> Result<Round> {

@@ -29,12 +29,48 @@ pub struct Figures {
     pub to_floor: Option<f64>,
 }
 
-/// One measure: its name, and each contender's figures.
+/// Which way a value is good, for `--check`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub enum Better {
+    Less,
+    More,
+    /// It describes the machine or a peer, and nothing is asked of it.
+    #[default]
+    Neither,
+}
+
+/// A figure that is no time of a process.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Value {
+    pub name: String,
+    pub value: f64,
+    pub unit: String,
+    pub better: Better,
+}
+
+impl Value {
+    pub fn new(name: impl Into<String>, value: f64, unit: &str, better: Better) -> Value {
+        Value { name: name.into(), value, unit: unit.into(), better }
+    }
+}
+
+/// One measure: its name, each contender's figures, and what follows from them.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Measure {
     pub name: String,
+    /// The section that took it; set when it is reported.
+    pub section: String,
+    /// Date and commit; set when it is reported.
+    pub taken: String,
     pub figures: BTreeMap<String, Figures>,
+    pub values: Vec<Value>,
     pub notes: Vec<String>,
+}
+
+impl Measure {
+    pub fn named(name: impl Into<String>) -> Measure {
+        Measure { name: name.into(), ..Measure::default() }
+    }
 }
 
 pub fn spread(values: impl Iterator<Item = f64>) -> Spread {
@@ -57,7 +93,7 @@ pub fn measures(prefix: &str, samples: &Samples, notes: &[String]) -> Vec<Measur
     let with_notes = |(operation, of): (&&'static str, &BTreeMap<String, Vec<Sample>>)| {
         let name = if operation.is_empty() { prefix.to_string() } else { format!("{prefix}: {operation}") };
         let figures = of.iter().map(|(name, own)| (name.clone(), figures(name, own, of))).collect();
-        Measure { name, figures, notes: notes.to_vec() }
+        Measure { figures, notes: notes.to_vec(), ..Measure::named(name) }
     };
     samples.iter().map(with_notes).collect()
 }
