@@ -26,6 +26,7 @@ BUILD_NEEDS = cc=gcc /usr/lib/$(MULTIARCH)/libc.a=libc6-dev /usr/lib/$(MULTIARCH
 TEST_NEEDS = /usr/share/doc/busybox-static=busybox-static conmon=conmon containerd=containerd crun=crun \
 	dockerd=docker.io ip=iproute2 podman=podman ps=procps python3=python3 runc=runc tini-static=tini newuidmap=uidmap
 BENCH_NEEDS = /usr/share/doc/busybox-static=busybox-static bwrap=bubblewrap crun=crun runc=runc \
+	nginx=nginx-light sqlite3=sqlite3 wrk=wrk xz=xz-utils \
 	/usr/share/containers/seccomp.json=golang-github-containers-common
 MACHINE_NEEDS = qemu-system-x86_64=qemu-system-x86 mmdebstrap=mmdebstrap mkfs.ext4=e2fsprogs
 
@@ -64,7 +65,7 @@ test-peers: setup-test ## the behaviour tests against runc and crun
 
 .PHONY: bench
 bench: setup-bench build ## measure against crun, runc, youki, bubblewrap and the kernel's floor (as root; BENCH=run,exec)
-	$(CARGO) build --example floor
+	$(CARGO) build --example floor --example work
 	$(MEASURE) $(BENCH)
 
 # Ratios of short measures: what is kept in the tree, and what may not get worse by more than a fifth.
@@ -74,10 +75,10 @@ BASELINE = tests/bench/baseline.json
 KEPT = $(or $(BENCH),$(KEPT_SECTIONS)) --check $(BASELINE) --output $(TARGET_DIR)/bench-check.json
 .PHONY: bench-check bench-keep
 bench-check: setup-bench build ## measure again, and fail when a ratio is worse than the kept one by more than a fifth
-	$(CARGO) build --example floor
+	$(CARGO) build --example floor --example work
 	$(MEASURE) $(KEPT)
 bench-keep: setup-bench build ## measure, and keep the ratios for bench-check
-	$(CARGO) build --example floor
+	$(CARGO) build --example floor --example work
 	$(MEASURE) $(KEPT) --keep
 
 .PHONY: test-v2 test-systemd

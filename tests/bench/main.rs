@@ -10,6 +10,7 @@ mod check;
 mod crowd;
 mod document;
 mod floor_words;
+mod inside;
 mod measure;
 mod options;
 mod peer;
@@ -40,12 +41,15 @@ pub struct Bench {
 type Section = fn(&mut Bench) -> Result<Vec<Measure>>;
 
 /// The sections by name, in the order in which they run.
-pub const SECTIONS: [(&str, Section); 5] = [
+pub const SECTIONS: [(&str, Section); 8] = [
     ("run", starts::run),
     ("exec", starts::exec),
     ("verbs", starts::verbs),
     ("at-once", crowd::at_once),
     ("crowd", crowd::crowd),
+    ("inside", inside::inside),
+    ("web", inside::web),
+    ("density", inside::density),
 ];
 
 impl Bench {

@@ -82,7 +82,7 @@ pub fn spread(values: impl Iterator<Item = f64>) -> Spread {
 }
 
 /// The median over the rounds of `ours / theirs`; none where a time is too short to have been seen.
-fn paired(ours: &[Sample], theirs: &[Sample], of: fn(&Sample) -> f64) -> Option<f64> {
+pub fn paired(ours: &[Sample], theirs: &[Sample], of: fn(&Sample) -> f64) -> Option<f64> {
     let pairs = ours.iter().zip(theirs).filter(|(_, their)| of(their) > 0.0);
     let ratios: Vec<f64> = pairs.map(|(our, their)| of(our) / of(their)).collect();
     (!ratios.is_empty()).then(|| spread(ratios.into_iter()).median)

@@ -5,6 +5,7 @@
 
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::unistd::Pid;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -67,7 +68,7 @@ impl Drop for Workspace {
                 let _ = peer.delete_by_force(&name);
             }
         }
-        super::measure::reap();
+        end_children();
         remove_groups(Path::new("/sys/fs/cgroup"), 3);
         // What a failed run has left mounted below must not be deleted through its mount.
         let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
@@ -76,6 +77,22 @@ impl Drop for Workspace {
             eprintln!("bench: {} is kept, because something is mounted below it", self.dir.display());
             self.folder.take().map(TempDir::keep);
         }
+    }
+}
+
+/// Ends what is still running of us: orphans have become our children, and theirs will.
+fn end_children() {
+    for _ in 0..100 {
+        super::measure::reap();
+        let file = format!("/proc/self/task/{}/children", nix::unistd::gettid());
+        let children = fs::read_to_string(file).unwrap_or_default();
+        if children.is_empty() {
+            return;
+        }
+        for pid in children.split_whitespace().filter_map(|pid| pid.parse().ok()) {
+            let _ = nix::sys::signal::kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
     }
 }
 
