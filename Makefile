@@ -26,7 +26,7 @@ BUILD_NEEDS = cc=gcc /usr/lib/$(MULTIARCH)/libc.a=libc6-dev /usr/lib/$(MULTIARCH
 TEST_NEEDS = /usr/share/doc/busybox-static=busybox-static conmon=conmon containerd=containerd crun=crun \
 	dockerd=docker.io ip=iproute2 podman=podman ps=procps python3=python3 runc=runc tini-static=tini newuidmap=uidmap
 BENCH_NEEDS = /usr/share/doc/busybox-static=busybox-static bwrap=bubblewrap crun=crun runc=runc \
-	nginx=nginx-light sqlite3=sqlite3 wrk=wrk xz=xz-utils \
+	nginx=nginx-light sqlite3=sqlite3 strace=strace wrk=wrk xz=xz-utils \
 	/usr/share/containers/seccomp.json=golang-github-containers-common
 MACHINE_NEEDS = qemu-system-x86_64=qemu-system-x86 mmdebstrap=mmdebstrap mkfs.ext4=e2fsprogs
 

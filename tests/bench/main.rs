@@ -6,6 +6,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, unreachable_pub, missing_docs)]
 
 mod bundle;
+mod calls;
 mod check;
 mod crowd;
 mod document;
@@ -41,10 +42,11 @@ pub struct Bench {
 type Section = fn(&mut Bench) -> Result<Vec<Measure>>;
 
 /// The sections by name, in the order in which they run.
-pub const SECTIONS: [(&str, Section); 8] = [
+pub const SECTIONS: [(&str, Section); 9] = [
     ("run", starts::run),
     ("exec", starts::exec),
     ("verbs", starts::verbs),
+    ("calls", calls::calls),
     ("at-once", crowd::at_once),
     ("crowd", crowd::crowd),
     ("inside", inside::inside),
