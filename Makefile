@@ -12,6 +12,8 @@ CARGO ?= cargo
 TESTS ?=
 # Words for the bench: sections, separated by commas, and options; `make bench BENCH=--help` shows them.
 BENCH ?=
+# Defences that are taken away by `test-bite`: names in tests/bite. All of them if none is given.
+BITES ?=
 
 TARGET_DIR = $(or $(CARGO_TARGET_DIR),target)
 TRIPLE = $(shell rustc --print host-tuple)
@@ -24,7 +26,7 @@ MULTIARCH = $(shell rustc --print host-tuple | sed 's/-unknown//')
 # What has to be there, and the Debian package that brings it: `program=package` or `/file=package`.
 BUILD_NEEDS = cc=gcc /usr/lib/$(MULTIARCH)/libc.a=libc6-dev /usr/lib/$(MULTIARCH)/libseccomp.a=libseccomp-dev
 TEST_NEEDS = /usr/share/doc/busybox-static=busybox-static conmon=conmon containerd=containerd crun=crun \
-	dockerd=docker.io ip=iproute2 podman=podman ps=procps python3=python3 runc=runc tini-static=tini newuidmap=uidmap
+	dockerd=docker.io ip=iproute2 patch=patch podman=podman prlimit=util-linux ps=procps python3=python3 runc=runc tini-static=tini newuidmap=uidmap
 BENCH_NEEDS = /usr/share/doc/busybox-static=busybox-static bwrap=bubblewrap crun=crun runc=runc \
 	nginx=nginx-light sqlite3=sqlite3 strace=strace wrk=wrk xz=xz-utils \
 	/usr/share/containers/seccomp.json=golang-github-containers-common
@@ -50,6 +52,9 @@ check: setup-build ## formatting, lints, documentation, licences
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --lib --no-deps --document-private-items
+	@echo "unsafe blocks, by module (tests/invariants.rs keeps the list):"; \
+	grep -rc --include='*.rs' --exclude-dir=tests 'unsafe {' cli runtime isolation netns storage | \
+		awk -F: '$$2 { print "  " $$2 "\t" $$1; all += $$2 } END { print "  " all "\tin all" }' | sort -k2
 	@if $(CARGO) deny --version >/dev/null 2>&1; then set -x; $(CARGO) deny check bans licenses sources; \
 	else echo "cargo-deny is not installed: licences and sources are not checked"; fi
 
@@ -81,11 +86,19 @@ bench-keep: setup-bench build ## measure, and keep the ratios for bench-check
 	$(CARGO) build --example floor --example work
 	$(MEASURE) $(KEPT) --keep
 
+.PHONY: test-bite
+test-bite: setup-test ## take each defence away, and see the attacks on it succeed (as root; half an hour)
+	tests/bite/run $(BITES)
+
 .PHONY: test-v2 test-systemd
 test-v2: setup-machine ## the behaviour tests on pure cgroup v2, in a QEMU machine (as root)
-	tests/vm/run v2 $(TESTS)
+	VCTX_COMMIT=$(COMMIT) tests/vm/run v2 $(TESTS)
 test-systemd: setup-machine ## the behaviour tests under systemd and its control-group driver, in a QEMU machine
-	tests/vm/run systemd $(TESTS)
+	VCTX_COMMIT=$(COMMIT) tests/vm/run systemd $(TESTS)
+
+.PHONY: bench-v2
+bench-v2: setup-machine ## instructions and system calls on pure cgroup v2, in a QEMU machine (as root)
+	tests/vm/run bench $(or $(BENCH),run$(comma)exec$(comma)verbs$(comma)calls --rounds 10)
 
 .PHONY: man
 man: setup-build ## write man pages and shell completions

@@ -9,6 +9,7 @@ mod harness;
 
 mod attacks;
 mod bad_input;
+mod calls;
 mod cgroups;
 mod conformance;
 mod engine_containerd;
@@ -29,6 +30,7 @@ mod refusals;
 mod rootless;
 mod seccomp;
 mod systemd;
+mod threat_model;
 
 use harness::Need;
 use harness::Need::{Program, Root, Vctx};
@@ -44,8 +46,10 @@ fn main() {
     suites.add("invariants", &[SOURCE], invariants::cases());
     suites.add("lifecycle", &[Root], lifecycle::cases());
     suites.add("refusals", &[Root], refusals::cases());
+    suites.add("calls", &[Root], calls::cases());
     suites.add("bad_input", &[Root], bad_input::cases());
     suites.add("conformance", &[SOURCE], conformance::cases());
+    suites.add("threat_model", &[SOURCE], threat_model::cases());
     suites.add("process", &[Root], process::cases());
     suites.add("filesystem", &[Root], filesystem::cases());
     suites.add("idmapped", &[Root], idmapped::cases());

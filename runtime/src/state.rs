@@ -85,6 +85,9 @@ pub struct State {
     pub has_poststop: bool,
     /// Folders that are the context's own and go with it: the writable layer of `run host`.
     pub own: Vec<PathBuf>,
+    /// Its processes keep the session keyring of whoever makes them.
+    #[serde(default)]
+    pub no_keyring: bool,
 }
 
 /// A context on disk.
@@ -144,6 +147,7 @@ impl Store {
     /// The id is taken, or the folder cannot be made.
     pub fn reserve(&self, id: &str) -> Result<(PathBuf, Lock)> {
         let folder = self.root.join(id);
+        check_owner(&self.root, Links::Followed)?;
         // Again and again: the folder may be a killed create's, or vanish under a concurrent delete.
         for _ in 0..64 {
             match DirBuilder::new().mode(0o700).create(&folder) {
@@ -155,6 +159,7 @@ impl Store {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(Error::state("make", &folder)(error)),
             }
+            check_owner(&folder, Links::Refused)?;
             let Some(lock) = Lock::try_take(&folder).map_err(Error::state("lock", &folder))? else {
                 // The creator holds it, or another verb does.
                 return Err(Error::Exists { id: id.into() });
@@ -180,12 +185,7 @@ impl Store {
         let made = DirBuilder::new().recursive(true).mode(0o700).create(&self.root);
         made.map_err(Error::state("make the state root", &self.root))?;
         // In a shared folder such as /tmp somebody else could have been first.
-        let owner = fs::metadata(&self.root).map_err(Error::state("look at", &self.root))?.uid();
-        if owner != rustix::process::geteuid().as_raw() && owner != 0 {
-            let source = io::Error::from(io::ErrorKind::PermissionDenied);
-            return Err(Error::state("use, for it belongs to another user,", &self.root)(source));
-        }
-        Ok(())
+        check_owner(&self.root, Links::Followed)
     }
 
     /// Finds a context.
@@ -196,6 +196,8 @@ impl Store {
     pub fn open(&self, id: &str) -> Result<Context> {
         check_id(id)?;
         let folder = self.root.join(id);
+        check_owner(&self.root, Links::Followed)?;
+        check_owner(&folder, Links::Refused)?;
         match read_state(&folder) {
             Err(Error::State { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
                 Err(Error::Absent { id: id.into(), root: self.root.clone() })
@@ -210,6 +212,7 @@ impl Store {
     ///
     /// The root cannot be read; an absent one holds no context.
     pub fn list(&self) -> Result<Vec<Context>> {
+        check_owner(&self.root, Links::Followed)?;
         let entries = match fs::read_dir(&self.root) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             result => result.map_err(Error::state("read", &self.root))?,
@@ -247,6 +250,29 @@ pub fn check_id(id: &str) -> Result<()> {
         return refuse("it looks like an option");
     }
     Ok(())
+}
+
+#[derive(PartialEq, Eq)]
+enum Links {
+    Followed,
+    Refused,
+}
+
+/// A state tells us what to remove, whom to kill and what to enter: it is nobody's but ours or root's to write. An absent
+/// folder is nobody's.
+fn check_owner(path: &Path, links: Links) -> Result<()> {
+    let own = rustix::process::geteuid().as_raw();
+    let look = || -> io::Result<bool> {
+        let about = fs::symlink_metadata(path)?;
+        let target = if about.is_symlink() && links == Links::Followed { fs::metadata(path)? } else { about };
+        Ok(target.is_dir() && [0, own].contains(&target.uid()))
+    };
+    match look() {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(Error::Foreign { path: path.into() }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(Error::state("look at", path)(error)),
+    }
 }
 
 fn read_state(folder: &Path) -> Result<State> {

@@ -38,8 +38,8 @@ pub struct Facts<'a> {
     pub idmaps: Vec<(usize, BorrowedFd<'a>)>,
     /// Hooks run before the root changes.
     pub gate: bool,
-    /// Name of the session keyring.
-    pub keyring: Option<String>,
+    /// See [`vctx_context::child::plan::Process::keyring`].
+    pub keyring: bool,
     /// See [`Setting::start`].
     pub start: Option<BorrowedFd<'a>>,
     /// See [`vctx_context::child::plan::Root::no_pivot`].
@@ -144,7 +144,6 @@ pub fn new_context<'a>(arena: &'a Bump, spec: &Spec, facts: &Facts<'a>) -> Resul
         root,
         sysctl: press.list(sysctl),
         gate: facts.gate,
-        keyring: facts.keyring.as_ref().map(|name| press.text(name)).transpose()?,
         start: facts.start,
     };
     Ok(Plan {

@@ -54,7 +54,7 @@ pub(crate) fn process<'a>(
         groups: (!facts.no_setgroups)
             .then(|| &*arena.alloc_slice_copy(user.additional_gids().as_deref().unwrap_or_default())),
         umask: user.umask(),
-        capabilities: Some(capabilities(process.capabilities().as_ref(), facts.grantable)),
+        capabilities: Some(capabilities(process.capabilities().as_ref(), facts.grantable).0),
         no_new_privileges: process.no_new_privileges().unwrap_or(false),
         rlimits: press.list(
             process
@@ -73,6 +73,7 @@ pub(crate) fn process<'a>(
         },
         affinity: if first { None } else { final_affinity(arena, process)? },
         label: label(&press, process)?,
+        keyring: facts.keyring,
         seccomp: facts.filter,
         console: facts.console.map(|socket| Console { socket, size }),
         keep_below: 3 + facts.preserve,
@@ -88,19 +89,30 @@ fn final_affinity<'a>(arena: &'a Bump, process: &SpecProcess) -> Result<Option<&
     }
 }
 
-/// What cannot be granted is left out: in a restricted environment that is no failure (runtime-spec, "Linux Process").
-fn capabilities(sets: Option<&LinuxCapabilities>, grantable: u64) -> Capabilities {
-    let mask = |set: Option<&Option<oci_spec::runtime::Capabilities>>| {
-        let names = set.and_then(Option::as_ref).into_iter().flatten();
-        grantable & names.filter_map(|name| capability::bit(&name.to_string())).fold(0, |all, bit| all | bit)
+/// The names of the capabilities that the process asks for and does not get in every set that it names.
+pub(crate) fn withheld(process: &SpecProcess, grantable: u64) -> Vec<String> {
+    capability::names(capabilities(process.capabilities().as_ref(), grantable).1)
+}
+
+/// The sets, and what was asked for beside them. What cannot be granted is left out: in a restricted environment that is
+/// no failure, but a warning (runtime-spec, "Linux Process"). The kernel has an inheritable capability lie in the
+/// bounding set, an effective one in the permitted, and an ambient one in both of the latter (capabilities(7)).
+fn capabilities(sets: Option<&LinuxCapabilities>, grantable: u64) -> (Capabilities, u64) {
+    let asked = |set: fn(&LinuxCapabilities) -> &Option<oci_spec::runtime::Capabilities>| {
+        let names = sets.and_then(|sets| set(sets).as_ref()).into_iter().flatten();
+        names.filter_map(|name| capability::bit(&name.to_string())).fold(0, |all, bit| all | bit)
     };
-    Capabilities {
-        bounding: mask(sets.map(LinuxCapabilities::bounding)),
-        effective: mask(sets.map(LinuxCapabilities::effective)),
-        permitted: mask(sets.map(LinuxCapabilities::permitted)),
-        inheritable: mask(sets.map(LinuxCapabilities::inheritable)),
-        ambient: mask(sets.map(LinuxCapabilities::ambient)),
-    }
+    let mut left_out = 0;
+    let mut grant = |asked: u64, of: u64| {
+        left_out |= asked & !of;
+        asked & of
+    };
+    let bounding = grant(asked(LinuxCapabilities::bounding), grantable);
+    let permitted = grant(asked(LinuxCapabilities::permitted), grantable);
+    let inheritable = grant(asked(LinuxCapabilities::inheritable), grantable & bounding);
+    let effective = grant(asked(LinuxCapabilities::effective), permitted);
+    let ambient = grant(asked(LinuxCapabilities::ambient), permitted & inheritable);
+    (Capabilities { bounding, effective, permitted, inheritable, ambient }, left_out)
 }
 
 fn resource(kind: PosixRlimitType) -> u32 {

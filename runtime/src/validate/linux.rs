@@ -31,6 +31,7 @@ pub(super) fn linux(spec: &Spec, linux: &Linux) -> Result<()> {
     }
     let has = |kind: LinuxNamespaceType| namespaces.iter().find(|one| one.typ() == kind);
     let makes = |kind| has(kind).is_some_and(|one| one.path().is_none());
+    let joins = |kind| has(kind).is_some_and(|one| one.path().is_some());
     let needs = |field: &str, kind: LinuxNamespaceType| {
         Err(Error::invalid(
             field,
@@ -54,6 +55,13 @@ pub(super) fn linux(spec: &Spec, linux: &Linux) -> Result<()> {
         && !makes(LinuxNamespaceType::Time)
     {
         return needs("linux.timeOffsets", LinuxNamespaceType::Time);
+    }
+    // To set its clocks, the process must for a moment be open to whoever has power over its user namespace, and can see it.
+    if makes(LinuxNamespaceType::Time) && joins(LinuxNamespaceType::User) && !makes(LinuxNamespaceType::Pid) {
+        return Err(Error::invalid(
+            "linux.namespaces",
+            "lists a new time namespace beside a user namespace to join; that takes a new pid namespace too",
+        ));
     }
     mappings(linux, has(LinuxNamespaceType::User).is_some_and(|one| one.path().is_none()))?;
     for (key, value) in linux.sysctl().iter().flatten() {

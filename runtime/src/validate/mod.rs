@@ -63,6 +63,7 @@ pub fn validate(spec: &Spec) -> Result<()> {
             }
         }
     }
+    hooks(spec)?;
     match spec.linux() {
         Some(linux) => linux::linux(spec, linux),
         None => Err(Error::invalid("linux", "is missing; a Linux context needs its namespaces at least")),
@@ -153,6 +154,23 @@ pub fn process(field: &str, process: &Process) -> Result<()> {
     {
         if let Some(label) = label {
             text(&at(name), label)?;
+        }
+    }
+    Ok(())
+}
+
+/// A hook runs with our rights: what it is must not depend on a search path or on our working folder.
+fn hooks(spec: &Spec) -> Result<()> {
+    for point in crate::hooks::Point::ALL {
+        for (index, hook) in point.of(spec).iter().enumerate() {
+            let field = |name: &str| format!("hooks.{}[{index}].{name}", point.name());
+            path(&field("path"), hook.path())?;
+            if !hook.path().is_absolute() {
+                let reason = format!("is {:?}, and must be an absolute path", hook.path());
+                return Err(Error::invalid(field("path"), reason));
+            }
+            hook.args().iter().flatten().try_for_each(|one| text(&field("args"), one))?;
+            hook.env().iter().flatten().try_for_each(|one| text(&field("env"), one))?;
         }
     }
     Ok(())

@@ -45,6 +45,9 @@ impl Files<'_> {
     }
 }
 
+/// Files by which processes come and go.
+const MOVERS: [&str; 4] = ["cgroup.procs", "cgroup.threads", "cgroup.kill", "cgroup.type"];
+
 type Settings = Result<Vec<Setting>, Error>;
 
 impl Cgroup {
@@ -207,7 +210,10 @@ impl Cgroup {
             // A control file is CONTROLLER.NAME; anything else could leave the directory or move processes.
             let controller = match name.split_once('.') {
                 Some((controller, rest))
-                    if !controller.is_empty() && !rest.is_empty() && !name.contains('/') =>
+                    if !controller.is_empty()
+                        && !rest.is_empty()
+                        && !name.contains('/')
+                        && !MOVERS.contains(&name.as_str()) =>
                 {
                     controller
                 }
