@@ -13,6 +13,8 @@ FUZZ_SECONDS ?= 60
 FUZZERS ?=
 # Words for the behaviour tests: a part of a name, or options such as `--list`.
 TESTS ?=
+# Words for the bench: sections, separated by commas, and options; `make bench BENCH=--help` shows them.
+BENCH ?=
 # Defences that are taken away by `test-bite`: names in tests/bite. All of them if none is given.
 BITES ?=
 
@@ -20,6 +22,7 @@ TARGET_DIR = $(or $(CARGO_TARGET_DIR),target)
 TRIPLE = $(shell rustc --print host-tuple)
 VCTX = $(TARGET_DIR)/$(TRIPLE)/release/vctx
 DOCS = $(TARGET_DIR)/doc-gen
+MEASURE = VCTX_BENCH_VCTX=$${VCTX_BENCH_VCTX:-$(abspath $(VCTX))} $(CARGO) test --bench bench --
 COMMIT = $(or $(shell git describe --always --dirty --abbrev=12 --match= 2>/dev/null),unknown)
 MULTIARCH = $(shell rustc --print host-tuple | sed 's/-unknown//')
 
@@ -28,6 +31,9 @@ BUILD_NEEDS = cc=gcc /usr/lib/$(MULTIARCH)/libc.a=libc6-dev /usr/lib/$(MULTIARCH
 TEST_NEEDS = /usr/share/doc/busybox-static=busybox-static conmon=conmon containerd=containerd crun=crun \
 	dockerd=docker.io ip=iproute2 patch=patch podman=podman prlimit=util-linux ps=procps python3=python3 runc=runc tini-static=tini newuidmap=uidmap
 FUZZ_NEEDS = c++=g++
+BENCH_NEEDS = /usr/share/doc/busybox-static=busybox-static bwrap=bubblewrap crun=crun runc=runc \
+	nginx=nginx-light sqlite3=sqlite3 strace=strace wrk=wrk xz=xz-utils \
+	/usr/share/containers/seccomp.json=golang-github-containers-common
 MACHINE_NEEDS = qemu-system-x86_64=qemu-system-x86 mmdebstrap=mmdebstrap mkfs.ext4=e2fsprogs
 
 .PHONY: help
@@ -66,6 +72,24 @@ test-peers: setup-test ## the behaviour tests against runc and crun
 	VCTX_UNDER_TEST=runc $(CARGO) test --workspace --test tests -- $(TESTS)
 	VCTX_UNDER_TEST=crun $(CARGO) test --workspace --test tests -- $(TESTS)
 
+.PHONY: bench
+bench: setup-bench build ## measure against crun, runc, youki, bubblewrap and the kernel's floor (as root; BENCH=run,exec)
+	$(CARGO) build --example floor --example work
+	$(MEASURE) $(BENCH)
+
+# Ratios of short measures: what is kept in the tree, and what may not get worse by more than a fifth.
+comma = ,
+KEPT_SECTIONS = run$(comma)exec$(comma)verbs
+BASELINE = tests/bench/baseline.json
+KEPT = $(or $(BENCH),$(KEPT_SECTIONS)) --check $(BASELINE) --output $(TARGET_DIR)/bench-check.json
+.PHONY: bench-check bench-keep
+bench-check: setup-bench build ## measure again, and fail when a ratio is worse than the kept one by more than a fifth
+	$(CARGO) build --example floor --example work
+	$(MEASURE) $(KEPT)
+bench-keep: setup-bench build ## measure, and keep the ratios for bench-check
+	$(CARGO) build --example floor --example work
+	$(MEASURE) $(KEPT) --keep
+
 .PHONY: test-bite
 test-bite: setup-test ## take each defence away, and see the attacks on it succeed (as root; half an hour)
 	tests/bite/run $(BITES)
@@ -81,6 +105,10 @@ fuzz: setup-fuzz ## each fuzzer for FUZZ_SECONDS [60], two at once; FUZZERS="con
 	tests/fuzz/run $(FUZZ_SECONDS) $(FUZZERS)
 fuzz-hour: setup-fuzz ## each fuzzer for an hour, two at once
 	tests/fuzz/run 3600 $(FUZZERS)
+
+.PHONY: bench-v2
+bench-v2: setup-machine ## instructions and system calls on pure cgroup v2, in a QEMU machine (as root)
+	tests/vm/run bench $(or $(BENCH),run$(comma)exec$(comma)verbs$(comma)calls --rounds 10)
 
 .PHONY: man
 man: setup-build ## write man pages and shell completions
@@ -100,11 +128,13 @@ install: ## install what `make build man` has made below PREFIX [/usr/local]
 .PHONY: setup
 setup: setup-test ## install what the build and the tests need
 
-.PHONY: setup-build setup-test setup-machine setup-fuzz
+.PHONY: setup-build setup-test setup-bench setup-machine setup-fuzz
 setup-build:
 	@$(call provide,$(BUILD_NEEDS))
 setup-test:
 	@$(call provide,$(BUILD_NEEDS) $(TEST_NEEDS))
+setup-bench:
+	@$(call provide,$(BUILD_NEEDS) $(BENCH_NEEDS))
 setup-machine:
 	@$(call provide,$(BUILD_NEEDS) $(MACHINE_NEEDS))
 setup-fuzz:
