@@ -90,7 +90,7 @@ pub fn quietly(command: &mut Command) -> Output {
 
 /// Runs `command`, and says whether it ended within `bound`; else it was killed.
 #[track_caller]
-fn attempt(command: &mut Command, input: &[u8], bound: Duration) -> (Output, bool) {
+pub fn attempt(command: &mut Command, input: &[u8], bound: Duration) -> (Output, bool) {
     let out = tempfile::tempfile().unwrap();
     let err = tempfile::tempfile().unwrap();
     command.stdout(out.try_clone().unwrap()).stderr(err.try_clone().unwrap());

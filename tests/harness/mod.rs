@@ -12,6 +12,8 @@ pub mod leaks;
 pub mod pty;
 pub mod rootfs;
 pub mod spec;
+#[cfg(target_arch = "x86_64")]
+pub mod tracer;
 
 pub use command::{Output, run};
 pub use context::Context;

@@ -65,7 +65,7 @@ fn new_context(
         keyring(name)?;
     }
     let path = take_identity(&plan.process, slave)?;
-    report(channel, Report::Ready);
+    report(channel, Report::Ready).or_at(Step::Report)?;
     wait(channel, Order::Proceed).or_at(Step::Orders)?;
     let start = setting.start.map(await_start).transpose()?;
     Ok((start, path))
@@ -88,7 +88,7 @@ fn join_context(
     }
     let slave = own_terminal(&plan.process)?;
     let path = take_identity(&plan.process, slave)?;
-    report(channel, Report::Ready);
+    report(channel, Report::Ready).or_at(Step::Report)?;
     wait(channel, Order::Proceed).or_at(Step::Orders)?;
     Ok((None, path))
 }
@@ -200,7 +200,7 @@ fn root_file_system(
 
 fn gate(setting: &Setting<'_>, channel: BorrowedFd<'_>) -> Result<()> {
     if setting.gate {
-        report(channel, Report::Gate);
+        report(channel, Report::Gate).or_at(Step::Report)?;
         wait(channel, Order::Continue).or_at(Step::Orders)?;
     }
     Ok(())
@@ -242,7 +242,7 @@ fn take_identity(process: &Process<'_>, slave: Option<OwnedFd>) -> Result<Path> 
     match slave {
         Some(slave) => terminal::adopt(slave)?,
         // The caller's terminal is not the guest's: without a session of its own it could push input into it.
-        None => drop(rustix::process::setsid()),
+        None => rustix::process::setsid().map(drop).or_at(Step::Session)?,
     }
     for (descriptor, standard) in process.standard {
         sys::dup_onto(*descriptor, *standard).or_at(Step::Standard)?;

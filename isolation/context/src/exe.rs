@@ -15,6 +15,7 @@ use rustix::fs::{
     Access, AtFlags, CWD, MemfdFlags, Mode, OFlags, SealFlags, StatxAttributes, StatxFlags, accessat,
     fcntl_add_seals, memfd_create, openat, sendfile, statx,
 };
+use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, open_tree};
 use vctx_child::sys::{MountAttributes, mount_setattr};
 
@@ -49,9 +50,11 @@ pub fn protect() -> Result<(), Error> {
 }
 
 fn is_protected() -> bool {
-    // EROFS on a read-only mount, EPERM on an immutable file, EACCES for a user who may not write it.
-    if accessat(CWD, EXE, Access::WRITE_OK, AtFlags::EACCESS).is_err() {
-        return true;
+    match accessat(CWD, EXE, Access::WRITE_OK, AtFlags::EACCESS) {
+        // A read-only mount, an immutable file, a user who may not write it.
+        Err(Errno::ROFS | Errno::PERM | Errno::ACCESS) => return true,
+        // Any other error says nothing of whether it could be written.
+        Ok(()) | Err(_) => {}
     }
     match statx(CWD, EXE, AtFlags::empty(), StatxFlags::TYPE) {
         Ok(stat) if stat.stx_attributes.contains(StatxAttributes::VERITY) => true,
