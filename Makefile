@@ -10,6 +10,8 @@ DESTDIR ?=
 CARGO ?= cargo
 # Words for the behaviour tests: a part of a name, or options such as `--list`.
 TESTS ?=
+# How many starts the soak makes.
+SOAK_STARTS ?= 10000
 
 TARGET_DIR = $(or $(CARGO_TARGET_DIR),target)
 TRIPLE = $(shell rustc --print host-tuple)
@@ -56,6 +58,12 @@ test: setup-test ## all tests: of the crates, then of the behaviour with real pr
 test-peers: setup-test ## the behaviour tests against runc and crun
 	VCTX_UNDER_TEST=runc $(CARGO) test --workspace --test tests -- $(TESTS)
 	VCTX_UNDER_TEST=crun $(CARGO) test --workspace --test tests -- $(TESTS)
+
+.PHONY: test-faults soak
+test-faults: setup-test ## a kill and every error at every system call of every verb (as root)
+	VCTX_FAULTS=all $(CARGO) test --workspace --test tests -- faults $(TESTS)
+soak: setup-test ## SOAK_STARTS [10000] starts, four at once, some killed: nothing may grow (as root)
+	VCTX_SOAK=$(SOAK_STARTS) $(CARGO) test --workspace --test tests
 
 .PHONY: test-v2 test-systemd
 test-v2: setup-machine ## the behaviour tests on pure cgroup v2, in a QEMU machine (as root)

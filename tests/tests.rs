@@ -43,6 +43,10 @@ fn main() {
     if attacks::guest::main().is_some() {
         return;
     }
+    #[cfg(target_arch = "x86_64")]
+    if faults::soak::main().is_some() {
+        return;
+    }
     let mut suites = harness::Suites::new();
     suites.add("invariants", &[SOURCE], invariants::cases());
     suites.add("lifecycle", &[Root], lifecycle::cases());

@@ -8,13 +8,15 @@
 mod errors;
 mod injections;
 mod kills;
+mod others;
+pub mod soak;
 mod verbs;
 
 use crate::harness::Case;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 pub fn cases() -> Vec<Case> {
-    [kills::cases(), injections::cases()].into_iter().flatten().collect()
+    [kills::cases(), injections::cases(), others::cases()].into_iter().flatten().collect()
 }
 
 /// Takes every `step`th of what it is asked about, all where everything is wanted.

@@ -50,11 +50,10 @@ pub fn protect() -> Result<(), Error> {
 }
 
 fn is_protected() -> bool {
-    match accessat(CWD, EXE, Access::WRITE_OK, AtFlags::EACCESS) {
-        // A read-only mount, an immutable file, a user who may not write it.
-        Err(Errno::ROFS | Errno::PERM | Errno::ACCESS) => return true,
-        // Any other error says nothing of whether it could be written.
-        Ok(()) | Err(_) => {}
+    // A read-only mount, an immutable file, a user who may not write it. Any other error says nothing of that.
+    let refused = accessat(CWD, EXE, Access::WRITE_OK, AtFlags::EACCESS);
+    if let Err(Errno::ROFS | Errno::PERM | Errno::ACCESS) = refused {
+        return true;
     }
     match statx(CWD, EXE, AtFlags::empty(), StatxFlags::TYPE) {
         Ok(stat) if stat.stx_attributes.contains(StatxAttributes::VERITY) => true,
