@@ -17,6 +17,8 @@ TESTS ?=
 BENCH ?=
 # Defences that are taken away by `test-bite`: names in tests/bite. All of them if none is given.
 BITES ?=
+# How many starts the soak makes.
+SOAK_STARTS ?= 10000
 
 TARGET_DIR = $(or $(CARGO_TARGET_DIR),target)
 TRIPLE = $(shell rustc --print host-tuple)
@@ -93,6 +95,12 @@ bench-keep: setup-bench build ## measure, and keep the ratios for bench-check
 .PHONY: test-bite
 test-bite: setup-test ## take each defence away, and see the attacks on it succeed (as root; half an hour)
 	tests/bite/run $(BITES)
+
+.PHONY: test-faults soak
+test-faults: setup-test ## a kill and every error at every system call of every verb (as root)
+	VCTX_FAULTS=all $(CARGO) test --workspace --test tests -- faults $(TESTS)
+soak: setup-test ## SOAK_STARTS [10000] starts, four at once, some killed: nothing may grow (as root)
+	VCTX_SOAK=$(SOAK_STARTS) $(CARGO) test --workspace --test tests
 
 .PHONY: test-v2 test-systemd
 test-v2: setup-machine ## the behaviour tests on pure cgroup v2, in a QEMU machine (as root)

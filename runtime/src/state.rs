@@ -11,6 +11,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags, flock, fstat, openat};
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 use vctx_context::cgroup::Cgroup;
@@ -351,7 +352,10 @@ impl Context {
             id: self.state.id.clone(),
             root: self.folder.parent().unwrap_or(Path::new("/")).into(),
         };
-        let lock = Lock::take(&self.folder).map_err(|_| absent())?;
+        let lock = match Lock::take(&self.folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(absent()),
+            result => result.map_err(Error::state("lock", &self.folder))?,
+        };
         if lock.is_of(&self.folder) { Ok(lock) } else { Err(absent()) }
     }
 
@@ -364,7 +368,13 @@ impl Context {
         let Some((pid, start_time)) = self.state.process else { return Ok(None) };
         let Some(raw) = Pid::from_raw(pid) else { return Ok(None) };
         // First the descriptor, then the look at the start time: in this order the id cannot change hands in between.
-        let Ok(pidfd) = pidfd_open(raw, PidfdFlags::empty()) else { return Ok(None) };
+        let pidfd = match pidfd_open(raw, PidfdFlags::empty()) {
+            Ok(pidfd) => pidfd,
+            // No such process, or a thread that has got the number since.
+            Err(Errno::SRCH | Errno::INVAL) => return Ok(None),
+            // It may well live: what is not known to be dead must not be taken for it.
+            Err(error) => return Err(Error::state("look at the process of", &self.folder)(error.into())),
+        };
         match procfs::identity(pid).map_err(Error::Proc)? {
             Some(identity) if identity.start_time == start_time && !identity.zombie => {
                 Ok(Some(Alive { pid, pidfd }))
@@ -380,13 +390,17 @@ impl Context {
     /// procfs or the freezer cannot be read.
     pub fn status(&self) -> Result<Status> {
         if self.state.process.is_none() {
-            let creating = Lock::try_take(&self.folder).is_ok_and(|lock| lock.is_none());
-            return Ok(if creating { Status::Creating } else { Status::Stopped });
+            return match Lock::try_take(&self.folder) {
+                Ok(None) => Ok(Status::Creating),
+                Ok(Some(_)) => Ok(Status::Stopped),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Status::Stopped),
+                Err(error) => Err(Error::state("lock", &self.folder)(error)),
+            };
         }
         if self.alive()?.is_none() {
             return Ok(Status::Stopped);
         }
-        if crate::start::is_waiting(&self.start_path()) {
+        if crate::start::is_waiting(&self.start_path())? {
             return Ok(Status::Created);
         }
         match &self.state.cgroup {
@@ -411,7 +425,7 @@ impl Lock {
         let folder = Lock::open(folder)?;
         match flock(&folder, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Some(Lock { folder })),
-            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+            Err(Errno::WOULDBLOCK) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }

@@ -95,8 +95,11 @@ fn usual(membership: &str) -> Option<Layout> {
     for entry in &entries {
         if entry.controllers.is_empty() {
             let point = root.join("unified");
-            if magic(&point) == Some(V2_MAGIC) {
-                v2 = Some(entry.at(point)?);
+            match rustix::fs::statfs(&point) {
+                Ok(stat) if stat.f_type == V2_MAGIC => v2 = Some(entry.at(point)?),
+                Ok(_) | Err(rustix::io::Errno::NOENT) => {}
+                // A hierarchy that cannot be looked at is not absent: the mount table knows.
+                Err(_) => return None,
             }
             continue;
         }
