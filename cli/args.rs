@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
+use crate::network_args::NetworkVerb;
 use crate::run_args::RunArgs;
 use crate::values::{self, NumericUser, Signal, Size};
 
@@ -128,6 +129,11 @@ pub(crate) enum Verb {
     Features(FeaturesArgs),
     /// Tell what this machine offers, what is missing, and which package brings it.
     Info(InfoArgs),
+    /// Define, list, remove and repair networks.
+    Network {
+        #[command(subcommand)]
+        verb: NetworkVerb,
+    },
 }
 
 /// Descriptors, sockets and files that a caller hands over when it creates a context.

@@ -17,6 +17,7 @@ use vctx_context::cgroup::Cgroup;
 use vctx_context::namespace::Kind;
 use vctx_context::procfs;
 
+use crate::network::Attached;
 use crate::{Error, Result};
 
 /// The longest id, in bytes.
@@ -85,6 +86,9 @@ pub struct State {
     pub has_poststop: bool,
     /// Folders that are the context's own and go with it: the writable layer of `run host`.
     pub own: Vec<PathBuf>,
+    /// What it has of a network of ours.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<Attached>,
 }
 
 /// A context on disk.
@@ -321,8 +325,7 @@ impl Context {
     /// procfs or the freezer cannot be read.
     pub fn status(&self) -> Result<Status> {
         if self.state.process.is_none() {
-            let creating = Lock::try_take(&self.folder).is_ok_and(|lock| lock.is_none());
-            return Ok(if creating { Status::Creating } else { Status::Stopped });
+            return Ok(if Lock::is_held(&self.folder) { Status::Creating } else { Status::Stopped });
         }
         if self.alive()?.is_none() {
             return Ok(Status::Stopped);
@@ -355,6 +358,11 @@ impl Lock {
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Somebody has the lock of this folder.
+    pub(crate) fn is_held(folder: &Path) -> bool {
+        Lock::try_take(folder).is_ok_and(|lock| lock.is_none())
     }
 
     /// The path still leads to the locked folder, and not to a new one of the same name.
