@@ -119,7 +119,7 @@ mod tests {
     fn spec(line: &[&str]) -> Result<ExitCode, Error> {
         let cli = Cli::try_parse_from(line).unwrap();
         let Verb::Spec(args) = cli.verb else { panic!("not spec") };
-        run(&cli.global, args)
+        run(&cli.global, *args)
     }
 
     #[test]
