@@ -60,7 +60,7 @@ fn a_link_to_a_descriptor_is_no_working_folder_either() {
 }
 
 /// What the guest reaches through any descriptor that it has.
-const REACH: &str = "for n in $(ls /proc/self/fd); do cat /proc/self/fd/$n/canary /proc/self/fd/$n/1/comm 2>/dev/null && echo reached $n; done; echo end";
+const REACH: &str = "for n in $(ls /proc/self/fd); do for f in canary 1/comm; do cat /proc/self/fd/$n/$f 2>/dev/null && echo reached $n; done; done; echo end";
 
 /// The command, called with the descriptors 3, 5 and 9 open on a folder of the host, as by a careless caller.
 fn carelessly(context: &Context, command: &Command) -> Output {

@@ -3,13 +3,14 @@
 use super::guest;
 use super::paths::Canary;
 use crate::harness::pty::Terminal;
-use crate::harness::{Case, Context, case, command, json};
+use crate::harness::{Case, Context, Need, case, command, json};
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::process::Command;
 
 pub fn cases() -> Vec<Case> {
     vec![
-        case!(nothing_is_typed_into_the_callers_terminal),
+        case!(nothing_is_typed_into_the_callers_terminal).needs(Need::Program("setsid")),
         case!(a_console_that_is_a_link_covers_nothing_outside),
     ]
 }
@@ -19,10 +20,14 @@ fn nothing_is_typed_into_the_callers_terminal() {
     let mut context = Context::new();
     guest::bring(&mut context);
     context.args(&guest::args("type-into-the-terminal"));
-    let (mut child, mut terminal) = Terminal::spawn(&mut context.bundle_command("run", &[]));
-    terminal.expect("refused: ");
+    let run = context.bundle_command("run", &[]);
+    // The caller's terminal is the controlling one of its session, as a shell's is.
+    let mut session = Command::new("setsid");
+    session.args(["--ctty", "--wait"]).arg(run.get_program()).args(run.get_args());
+    let (mut child, mut terminal) = Terminal::spawn(&mut session);
+    terminal.expect(": ");
     command::exit_code(&mut child);
-    assert!(!terminal.seen.contains("done: typed"), "{}", terminal.seen);
+    assert!(terminal.seen.contains("refused: "), "{}", terminal.seen);
 }
 
 fn a_console_that_is_a_link_covers_nothing_outside() {
