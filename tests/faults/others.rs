@@ -227,7 +227,8 @@ fn a_context_outlives_the_process_that_has_called_for_it() {
         parent.kill().unwrap();
         parent.wait().unwrap();
         crate::harness::eventually("the context", 10, || {
-            context.call(&["state", &context.id]).stdout.contains("\"created\"").then_some(())
+            let state = context.call(&["state", &context.id]);
+            (state.code == 0 && context.status() == "created").then_some(())
         });
         context.start().ok();
         bench.recover(false).unwrap_or_else(|wrong| panic!("round {round}: {wrong}"));
