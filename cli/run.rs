@@ -43,6 +43,7 @@ fn live(global: &Global, args: &RunArgs, mut request: Request, keep: bool) -> Re
     }
     if args.detach {
         let created = vctx_runtime::create::create(&store, request)?;
+        Log::new(global).warnings(&created.warnings);
         handles::send_pidfd(args.handles.pidfd_socket.as_deref(), &created.child)?;
         if args.bundle.is_none() {
             // The caller may not have chosen the name.
@@ -55,6 +56,7 @@ fn live(global: &Global, args: &RunArgs, mut request: Request, keep: bool) -> Re
     }
     let signals = Signals::take()?;
     let created = vctx_runtime::create::create(&store, request)?;
+    Log::new(global).warnings(&created.warnings);
     // Other commands must be able to reach the context while it runs.
     drop(created.lock);
     let result = handles::send_pidfd(args.handles.pidfd_socket.as_deref(), &created.child)

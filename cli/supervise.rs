@@ -176,7 +176,7 @@ impl Terminal {
         let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
         // SAFETY: the kernel writes one `winsize`, which is live here; a file that is no terminal gives ENOTTY.
         if unsafe { libc::ioctl(libc::STDIN_FILENO, libc::TIOCGWINSZ, &raw mut size) } == 0 {
-            // SAFETY: the kernel reads the same struct.
+            // SAFETY: the kernel reads the `winsize` that the call before has filled, and the master is ours and open.
             unsafe { libc::ioctl(self.master.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) };
         }
     }

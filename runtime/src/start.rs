@@ -63,7 +63,7 @@ pub fn start(store: &Store, id: &str) -> Result<()> {
 fn started(handshake: &Handshake, context: &Context, pid: i32) -> Result<()> {
     while let Some(listener) = handshake.executed().map_err(|error| explain(error, context))? {
         let config = Config::read(&context.config_path())?;
-        crate::create::hand_over(&config.spec, &listener, context, pid)?;
+        crate::create::hand_over(&config.spec, &listener, context, Status::Created, pid)?;
     }
     Ok(())
 }

@@ -8,10 +8,11 @@
 //!                      <----  Gate     (only with hooks)
 //! Continue             ---->
 //!                             changes the root, takes its identity
+//!                      <----  Listener (of a notifying filter that is loaded before `start`; carries a descriptor)
 //!                      <----  Ready
 //! Proceed              ---->  from here the child lives without its parent
 //!                             waits for `start`, when it was created and not run
-//!                      <----  Listener (only with a notifying filter; carries a descriptor)
+//!                      <----  Listener (of one that is not)
 //!                      <----  end of file: execve(2) has closed the socket
 //! ```
 //!

@@ -145,7 +145,8 @@ impl Entry<'_> {
 fn entries(membership: &str) -> impl Iterator<Item = Entry<'_>> {
     membership.lines().filter_map(|line| {
         let mut fields = line.splitn(3, ':').skip(1);
-        Some(Entry { controllers: fields.next()?, path: fields.next()? })
+        let entry = Entry { controllers: fields.next()?, path: fields.next()? };
+        entry.path.starts_with('/').then_some(entry)
     })
 }
 
@@ -159,7 +160,7 @@ fn magic(path: &Path) -> Option<i64> {
 }
 
 /// The layout from the texts of `/proc/self/cgroup` and `/proc/self/mountinfo` (proc_pid_mountinfo(5)).
-fn parse(membership: &str, mountinfo: &str) -> Option<Layout> {
+pub(super) fn parse(membership: &str, mountinfo: &str) -> Option<Layout> {
     let mut v1: Vec<Mount> = Vec::new();
     let mut v2 = None;
     for line in mountinfo.lines() {
@@ -262,6 +263,12 @@ mod tests {
         assert_eq!(own("/docker/abc"), "/");
         assert_eq!(own("/docker/abc/x"), "/x");
         assert_eq!(own("/docker/abcd"), "/");
+    }
+
+    #[test]
+    fn a_membership_without_a_path_is_none() {
+        let mounts = "31 1 0:3 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n";
+        assert!(parse("3:cpu:name=systemd:/b\n", mounts).is_none());
     }
 
     #[test]
