@@ -9,7 +9,7 @@ use rustix::process::{Signal, pidfd_send_signal};
 
 use crate::config::Config;
 use crate::hooks;
-use crate::state::{Alive, Context, Status, Store};
+use crate::state::{Alive, Context, Lock, Status, Store};
 use crate::{Error, Result};
 
 /// How long a process may take to die of SIGKILL. More means that the kernel holds it, for instance in a write to a disk
@@ -23,16 +23,16 @@ const DEATH: Duration = Duration::from_secs(10);
 ///
 /// The context runs, or something of it cannot be removed.
 pub fn delete(store: &Store, id: &str, force: bool) -> Result<Vec<Error>> {
-    let context = match store.open(id) {
+    let mut context = match store.open(id) {
         Err(Error::Absent { .. }) if force => return sweep(store, id),
         Err(Error::Damaged { .. }) if force => return sweep(store, id),
         result => result?,
     };
-    let _lock = match context.lock() {
-        Err(Error::Absent { .. }) if force => return Ok(Vec::new()),
+    let lock = match context.lock() {
+        Err(Error::Absent { .. }) if force => return sweep(store, id),
         result => result?,
     };
-    match context.status()? {
+    match context.status_locked(&lock)? {
         Status::Stopped => {}
         // A process that was never started has nothing to lose.
         Status::Created => end(&context)?,
@@ -45,10 +45,17 @@ pub fn delete(store: &Store, id: &str, force: bool) -> Result<Vec<Error>> {
     finish(&context)
 }
 
-/// A folder without a state is what a `create` leaves that was killed in its first step.
+/// A folder without a readable state is what a `create` leaves that was killed in its first step. One that is at work has
+/// the lock, and when we get it, a state or no folder.
 fn sweep(store: &Store, id: &str) -> Result<Vec<Error>> {
     crate::state::check_id(id)?;
-    remove_folder(&store.root().join(id)).map(|()| Vec::new())
+    let folder = store.root().join(id);
+    let Some(lock) = Lock::of(&folder)? else { return Ok(Vec::new()) };
+    if store.open(id).is_ok() {
+        drop(lock);
+        return delete(store, id, true);
+    }
+    remove_folder(&folder).map(|()| Vec::new())
 }
 
 /// Removes a context that has ended, and runs its poststop hooks. Gives those that failed.

@@ -9,9 +9,9 @@ use crate::{Error, Result};
 ///
 /// The context is not running, or has no control group.
 pub fn pause(store: &Store, id: &str) -> Result<()> {
-    let context = store.open(id)?;
-    let _lock = context.lock()?;
-    match context.status()? {
+    let mut context = store.open(id)?;
+    let lock = context.lock()?;
+    match context.status_locked(&lock)? {
         Status::Running | Status::Created => Ok(cgroup(&context, "pause")?.freeze()?),
         status => Err(Error::Status { verb: "pause", id: id.into(), status, hint: None }),
     }
@@ -23,9 +23,9 @@ pub fn pause(store: &Store, id: &str) -> Result<()> {
 ///
 /// The context is not paused.
 pub fn resume(store: &Store, id: &str) -> Result<()> {
-    let context = store.open(id)?;
-    let _lock = context.lock()?;
-    match context.status()? {
+    let mut context = store.open(id)?;
+    let lock = context.lock()?;
+    match context.status_locked(&lock)? {
         Status::Paused => Ok(cgroup(&context, "resume")?.thaw()?),
         status => Err(Error::Status { verb: "resume", id: id.into(), status, hint: None }),
     }

@@ -23,9 +23,9 @@ use crate::{Error, Result};
 ///
 /// The context is not waiting, or the program cannot be executed.
 pub fn start(store: &Store, id: &str) -> Result<()> {
-    let context = store.open(id)?;
-    let _lock = context.lock()?;
-    let status = context.status()?;
+    let mut context = store.open(id)?;
+    let lock = context.lock()?;
+    let status = context.status_locked(&lock)?;
     if status != Status::Created {
         let hint = match status {
             Status::Stopped => Some("delete it and create it anew"),

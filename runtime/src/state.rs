@@ -398,21 +398,24 @@ impl Context {
         self.folder.join("start")
     }
 
-    /// Waits for the lock.
+    /// Waits for the lock, and reads the state again: what held the lock has changed it.
     ///
     /// # Errors
     ///
-    /// The context was deleted meanwhile.
-    pub fn lock(&self) -> Result<Lock> {
+    /// The context was deleted meanwhile, or its folder cannot be read.
+    pub fn lock(&mut self) -> Result<Lock> {
         let absent = || Error::Absent {
             id: self.state.id.clone(),
             root: self.folder.parent().unwrap_or(Path::new("/")).into(),
         };
-        let lock = match Lock::take(&self.folder) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(absent()),
-            result => result.map_err(Error::state("lock", &self.folder))?,
+        let lock = Lock::of(&self.folder)?.ok_or_else(absent)?;
+        self.state = match read_state(&self.folder) {
+            Err(Error::State { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                return Err(absent());
+            }
+            result => result?,
         };
-        if lock.is_of(&self.folder) { Ok(lock) } else { Err(absent()) }
+        Ok(lock)
     }
 
     /// The first process, if it lives.
@@ -453,6 +456,19 @@ impl Context {
                 Err(error) => Err(Error::state("lock", &self.folder)(error)),
             };
         }
+        self.status_of_process()
+    }
+
+    /// The status for who holds the lock: nobody else is creating then.
+    ///
+    /// # Errors
+    ///
+    /// As [`Context::status`].
+    pub fn status_locked(&self, _lock: &Lock) -> Result<Status> {
+        if self.state.process.is_none() { Ok(Status::Stopped) } else { self.status_of_process() }
+    }
+
+    fn status_of_process(&self) -> Result<Status> {
         if self.alive()?.is_none() {
             return Ok(Status::Stopped);
         }
@@ -471,10 +487,22 @@ impl Lock {
         Ok(openat(CWD, folder, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
     }
 
-    fn take(folder: &Path) -> io::Result<Lock> {
-        let folder = Lock::open(folder)?;
-        rustix::io::retry_on_intr(|| flock(&folder, FlockOperation::LockExclusive))?;
-        Ok(Lock { folder })
+    /// Waits for the lock of a folder; none when it is not there, or no longer.
+    ///
+    /// # Errors
+    ///
+    /// As open(2) and flock(2).
+    pub(crate) fn of(path: &Path) -> Result<Option<Lock>> {
+        let take = || {
+            let folder = Lock::open(path)?;
+            rustix::io::retry_on_intr(|| flock(&folder, FlockOperation::LockExclusive))?;
+            Ok(Lock { folder })
+        };
+        match take() {
+            Ok(lock) => Ok(Some(lock).filter(|lock| lock.is_of(path))),
+            Err(error) if io::Error::kind(&error) == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Error::state("lock", path)(error)),
+        }
     }
 
     fn try_take(folder: &Path) -> io::Result<Option<Lock>> {

@@ -12,11 +12,11 @@ use crate::{Error, Result};
 ///
 /// The context is stopped, or the kernel refuses a limit.
 pub fn update(store: &Store, id: &str, resources: &LinuxResources) -> Result<()> {
-    let context = store.open(id)?;
-    let _lock = context.lock()?;
-    match context.status()? {
-        Status::Stopped | Status::Creating => {
-            Err(Error::Status { verb: "update", id: id.into(), status: context.status()?, hint: None })
+    let mut context = store.open(id)?;
+    let lock = context.lock()?;
+    match context.status_locked(&lock)? {
+        status @ (Status::Stopped | Status::Creating) => {
+            Err(Error::Status { verb: "update", id: id.into(), status, hint: None })
         }
         _ => Ok(cgroup(&context, "update")?.apply(resources)?),
     }

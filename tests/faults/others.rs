@@ -3,7 +3,7 @@
 
 use super::verbs::{Bench, CREATE, rich_and_idle};
 use crate::harness::command::{exit_code, wait_for_exit};
-use crate::harness::{Case, Context, case, cgroup, command, json, leaks, rounds};
+use crate::harness::{Case, Context, Need, case, cgroup, command, json, leaks, rounds};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs;
@@ -22,6 +22,8 @@ pub fn cases() -> Vec<Case> {
         case!(a_full_state_folder_refuses_a_create_that_leaves_nothing),
         case!(a_read_only_state_folder_refuses_a_create_that_leaves_nothing),
         case!(a_context_outlives_the_process_that_has_called_for_it),
+        case!(a_caller_with_another_clock_finds_the_context_running)
+            .needs(Need::Path("/proc/self/timens_offsets")),
     ]
 }
 
@@ -227,9 +229,31 @@ fn a_context_outlives_the_process_that_has_called_for_it() {
         parent.kill().unwrap();
         parent.wait().unwrap();
         crate::harness::eventually("the context", 10, || {
-            context.call(&["state", &context.id]).stdout.contains("\"created\"").then_some(())
+            let state = context.call(&["state", &context.id]);
+            (state.code == 0 && context.status() == "created").then_some(())
         });
         context.start().ok();
         bench.recover(false).unwrap_or_else(|wrong| panic!("round {round}: {wrong}"));
     }
+}
+
+/// Start times tell processes apart, and a time namespace shifts them.
+fn a_caller_with_another_clock_finds_the_context_running() {
+    let context = Context::idle();
+    for clock in ["100000", "-1"] {
+        let mut call = Command::new("unshare");
+        call.args(["--time", "--boottime", clock, "--fork"]).arg(crate::harness::runtime());
+        let output =
+            command::run(call.arg("--root").arg(&context.state_root).args(["state", &context.id])).ok();
+        let state: serde_json::Value = serde_json::from_str(&output.stdout).unwrap();
+        assert_eq!(state["status"], "running", "shifted by {clock} s");
+    }
+    let mut elsewhere = Context::new();
+    elsewhere.args(&["sleep", "1000"]);
+    let create = elsewhere.bundle_command("create", &[]);
+    let mut call = Command::new("unshare");
+    call.args(["--time", "--boottime", "5000", "--fork"]).arg(create.get_program()).args(create.get_args());
+    assert_eq!(end(begin(call)), 0);
+    elsewhere.start().ok();
+    assert_eq!(elsewhere.status(), "running");
 }

@@ -22,7 +22,7 @@ pub fn open() -> io::Result<OwnedFd> {
 /// What tells a process from a later one with the same id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Identity {
-    /// Start time, in clock ticks since boot (proc_pid_stat(5), field 22).
+    /// Start time, in clock ticks since boot (proc_pid_stat(5), field 22), whatever the caller's time namespace.
     pub start_time: u64,
     /// The process has exited and was not yet waited for.
     pub zombie: bool,
@@ -44,7 +44,26 @@ pub fn identity(pid: i32) -> io::Result<Option<Identity>> {
         }
         Err(error) => return Err(error),
     }
-    parse(&text).map(Some).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
+    let mut identity = parse(&text).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
+    identity.start_time = identity.start_time.wrapping_sub(shift()?);
+    Ok(Some(identity))
+}
+
+/// By how many clock ticks this process's time namespace shifts the start times that it reads (time_namespaces(7)).
+fn shift() -> io::Result<u64> {
+    /// Of the kernel's interface, on every architecture that has time namespaces.
+    const TICKS: i64 = 100;
+    let text = match std::fs::read_to_string("/proc/self/timens_offsets") {
+        // Linux before 5.6, or built without them.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+        result => result?,
+    };
+    let offset = text.lines().find_map(|line| {
+        let mut fields = line.strip_prefix("boottime")?.split_ascii_whitespace();
+        let (seconds, nanoseconds): (i64, i64) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+        Some(seconds * TICKS + nanoseconds * TICKS / 1_000_000_000)
+    });
+    offset.map(|ticks| ticks as u64).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
 /// Reads a line of `/proc/PID/stat` (proc_pid_stat(5)); none when it is not as it should be.
