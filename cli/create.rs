@@ -45,7 +45,7 @@ pub(crate) fn of_bundle(
         console: handles.console_socket.clone().map(Console::Listener),
         start,
         pid_file: handles.pid_file.clone(),
-        preserve: crate::handles::preserve(handles.preserve_fds),
+        preserve: crate::handles::preserve(handles.preserve_fds)?,
         no_pivot: handles.no_pivot,
         no_keyring: handles.no_new_keyring,
         cgroups: cgroups(global),

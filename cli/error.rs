@@ -20,6 +20,10 @@ pub(crate) enum Error {
     Bundle { path: PathBuf, source: io::Error },
     #[error("cannot send the pidfd to {}", path.display())]
     PidfdSocket { path: PathBuf, source: io::Error },
+    #[error(
+        "--preserve-fds {asked}: descriptor {descriptor} was not passed; open it before, or ask for fewer"
+    )]
+    NotInherited { asked: u32, descriptor: u32 },
     #[error("a detached process cannot have a terminal unless --console-socket takes it")]
     DetachedTerminal,
     #[error("cannot wait for the process")]

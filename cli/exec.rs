@@ -40,7 +40,7 @@ pub(crate) fn run(global: &Global, args: ExecArgs) -> Result<ExitCode, Error> {
         unknown_capabilities,
         console,
         pid_file: args.pid_file.clone(),
-        preserve: handles::preserve(args.preserve_fds),
+        preserve: handles::preserve(args.preserve_fds)?,
         cgroup: args.cgroup.clone(),
         ignore_paused: args.ignore_paused,
     };
@@ -50,7 +50,7 @@ pub(crate) fn run(global: &Global, args: ExecArgs) -> Result<ExitCode, Error> {
     handles::send_pidfd(args.pidfd_socket.as_deref(), &child)?;
     match signals {
         None => Ok(ExitCode::SUCCESS),
-        Some(signals) => Supervisor::new(signals, child, own_terminal)?.run(),
+        Some(signals) => Supervisor::new(signals, child, own_terminal).run(),
     }
 }
 

@@ -14,17 +14,25 @@ const TABLE: &str = include_str!("../docs/spec-conformance.md");
 const CALLS: &str = include_str!("../docs/engines.md");
 
 fn every_test_that_the_tables_name_exists() {
+    assert_tests_exist(TABLE, 100);
+    assert_tests_exist(CALLS, 50);
+}
+
+/// The tests that a text names, more than `at_least`, are there.
+#[track_caller]
+pub fn assert_tests_exist(text: &str, at_least: usize) {
     let mut functions = HashSet::new();
     for folder in ["tests", "isolation", "runtime", "netns", "cli"] {
         collect(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder), &mut functions);
     }
     // Words in code type: a test's name has some underscores, and neither spaces nor a path.
-    let names = |text: &'static str| text.split('`').skip(1).step_by(2);
-    let is_test = |name: &&str| name.matches('_').count() > 2 && !name.contains([' ', '/', ':']);
-    let named: Vec<_> = names(TABLE).chain(names(CALLS)).filter(is_test).collect();
-    assert!(named.len() > 150, "the tables were read wrongly: {} names", named.len());
+    let is_test = |name: &&str| {
+        name.matches('_').count() > 2 && !name.contains([' ', '/', ':']) && !name.contains(char::is_uppercase)
+    };
+    let named: Vec<_> = text.split('`').skip(1).step_by(2).filter(is_test).collect();
+    assert!(named.len() > at_least, "the text was read wrongly: {} names", named.len());
     let absent: Vec<_> = named.iter().filter(|name| !functions.contains(**name)).collect();
-    assert!(absent.is_empty(), "named in the table, and no test: {absent:#?}");
+    assert!(absent.is_empty(), "named there, and no test: {absent:#?}");
 }
 
 /// The names of the functions without arguments in all sources below `folder`.

@@ -20,9 +20,9 @@ pub fn cases() -> Vec<Case> {
     cases.into_iter().map(|case| case.needs(Need::Vctx).needs(Need::Program("setpriv"))).collect()
 }
 
-const USER: u32 = 65534;
+pub const USER: u32 = 65534;
 
-fn context(script: &str, mapping: serde_json::Value) -> Context {
+pub fn context(script: &str, mapping: serde_json::Value) -> Context {
     context_of(USER, script, mapping)
 }
 
@@ -42,7 +42,7 @@ pub fn context_of(user: u32, script: &str, mapping: serde_json::Value) -> Contex
     context
 }
 
-fn single() -> serde_json::Value {
+pub fn single() -> serde_json::Value {
     json!([{ "containerID": 0, "hostID": USER, "size": 1 }])
 }
 
@@ -51,7 +51,7 @@ fn ranges() -> serde_json::Value {
 }
 
 /// The command as the user. /etc/subuid is its own, in a mount namespace that ends with it.
-fn as_user(context: &Context, command: &Command) -> Command {
+pub fn as_user(context: &Context, command: &Command) -> Command {
     let ids = context.dir.join("subids");
     fs::write(&ids, "nobody:300000:65536\n").unwrap();
     let script = format!(
@@ -66,7 +66,7 @@ fn as_user(context: &Context, command: &Command) -> Command {
 }
 
 #[track_caller]
-fn bundle(context: &Context, verb: &str) -> command::Output {
+pub fn bundle(context: &Context, verb: &str) -> command::Output {
     command::run(&mut as_user(context, &context.bundle_command(verb, &[])))
 }
 

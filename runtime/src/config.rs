@@ -1,6 +1,7 @@
 //! `config.json`: the bytes as they came, and what they say.
 
-use std::fs;
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Process, Spec};
@@ -47,7 +48,11 @@ impl Config {
     ///
     /// As [`Config::of_bundle`].
     pub fn read(path: &Path) -> Result<Config> {
-        let bytes = read(path)?;
+        Config::parse(read(path)?, path)
+    }
+
+    /// The bytes that `path` holds.
+    pub(crate) fn parse(bytes: Vec<u8>, path: &Path) -> Result<Config> {
         let (spec, unknown_capabilities) =
             parse(&bytes).map_err(|error| refused::<Spec>(&bytes, path.into(), error))?;
         Ok(Config { bytes, spec, unknown_capabilities })
@@ -86,14 +91,14 @@ pub fn read_process(path: &Path) -> Result<ProcessConfig> {
 
 fn read(path: &Path) -> Result<Vec<u8>> {
     let fail = |source| Error::ReadConfig { path: path.into(), source };
-    let length = fs::metadata(path).map_err(fail)?.len();
-    if length > LIMIT {
-        return Err(Error::invalid(
-            path.display().to_string(),
-            format!("{length} bytes, and the limit is {LIMIT}"),
-        ));
+    let mut bytes = Vec::with_capacity(16 << 10);
+    // The length that a device says it has is none.
+    let file = File::open(path).map_err(fail)?;
+    file.take(LIMIT + 1).read_to_end(&mut bytes).map_err(fail)?;
+    if bytes.len() as u64 > LIMIT {
+        return Err(Error::invalid(path.display().to_string(), format!("is longer than {LIMIT} bytes")));
     }
-    fs::read(path).map_err(fail)
+    Ok(bytes)
 }
 
 fn parse(bytes: &[u8]) -> serde_json::Result<(Spec, Vec<String>)> {

@@ -1,6 +1,7 @@
 //! `create` and `run`: the step list from a configuration to a process that waits, or runs.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -24,7 +25,7 @@ use crate::groups::{enter_cgroup, only_devices, without_devices};
 use crate::hooks::{self, Point};
 use crate::host::{Host, capability_warnings, grantable};
 use crate::plan::{Facts, RootFs};
-use crate::state::{Context, Lock, State, Status, Store, check_id};
+use crate::state::{Context, FORMAT, Lock, State, Status, Store, check_id};
 use crate::undo::{Step, Undo};
 use crate::{Error, Result, idmapped};
 
@@ -311,7 +312,7 @@ fn record(folder: PathBuf, request: &Request, host: &Host, undo: &mut Undo) -> R
     let spec = &request.config.spec;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let state = State {
-        format: 1,
+        format: FORMAT,
         id: request.id.clone(),
         oci_version: spec.version().clone(),
         bundle: request.bundle.clone(),
@@ -331,6 +332,7 @@ fn record(folder: PathBuf, request: &Request, host: &Host, undo: &mut Undo) -> R
         has_start_hooks: hooks::has(spec, Point::StartContainer) || hooks::has(spec, Point::Poststart),
         has_poststop: hooks::has(spec, Point::Poststop),
         own: request.own.clone(),
+        no_keyring: request.no_keyring,
     };
     let context = Context { folder, state };
     let path = context.config_path();
@@ -422,7 +424,7 @@ fn facts<'a>(
             .unwrap_or_default(),
         idmaps: Vec::new(),
         gate: hooks::gate(spec),
-        keyring: (!request.no_keyring).then(|| format!("_ses.{}", request.id)),
+        keyring: !request.no_keyring,
         start: start.map(AsFd::as_fd),
         no_pivot: request.no_pivot,
         proc: host.proc.as_fd(),
@@ -483,7 +485,11 @@ fn write_pid_file(request: &Request, pid: i32, undo: &mut Undo) -> Result<()> {
 pub(crate) fn write_pid(path: &std::path::Path, pid: i32) -> Result<()> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let temporary = path.with_file_name(format!(".{name}.new"));
-    fs::write(&temporary, pid.to_string()).map_err(Error::state("write the pid file", &temporary))?;
+    // A link that somebody has laid there, in a folder such as /tmp, must not be written through.
+    let _ = fs::remove_file(&temporary);
+    File::create_new(&temporary)
+        .and_then(|mut file| file.write_all(pid.to_string().as_bytes()))
+        .map_err(Error::state("write the pid file", &temporary))?;
     fs::rename(&temporary, path).map_err(Error::state("write the pid file", path))
 }
 

@@ -92,6 +92,12 @@ pub enum Error {
         /// Cause.
         source: io::Error,
     },
+    /// What another user writes would tell us what to remove.
+    #[error("{} is no folder of this user's: nothing is read there; give another state root with --root", path.display())]
+    Foreign {
+        /// The state root, or the folder of a context in it.
+        path: PathBuf,
+    },
     /// The state is not as we write it.
     #[error("the state in {} is damaged; `delete --force` removes it", path.display())]
     Damaged {

@@ -135,7 +135,7 @@ pub(crate) fn enter(
         cgroup_links: Vec::new(),
         idmaps: Vec::new(),
         gate: false,
-        keyring: None,
+        keyring: !context.state.no_keyring,
         start: None,
         no_pivot: false,
         proc: proc.as_fd(),
@@ -167,6 +167,11 @@ pub(crate) fn enter(
         }),
         process: crate::plan::process::process(&arena, &request.process, spec, &facts, false)?,
     };
+    // What was read by its number was the process's own if it lives now.
+    if spawn::send_signal(alive.pidfd.as_fd(), 0).is_err() {
+        let (id, status) = (context.state.id.clone(), Status::Stopped);
+        return Err(Error::Status { verb: "execute in", id, status, hint: Some("container not running") });
+    }
     let birth = Birth {
         new: 0,
         join: Vec::new(),

@@ -35,7 +35,17 @@ pub enum Point {
 }
 
 impl Point {
-    fn name(self) -> &'static str {
+    /// All points, in the order of a life.
+    pub(crate) const ALL: [Point; 6] = [
+        Point::Prestart,
+        Point::CreateRuntime,
+        Point::CreateContainer,
+        Point::StartContainer,
+        Point::Poststart,
+        Point::Poststop,
+    ];
+
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Point::Prestart => "prestart",
             Point::CreateRuntime => "createRuntime",
@@ -58,7 +68,7 @@ impl Point {
         }
     }
 
-    fn of(self, spec: &Spec) -> &[Hook] {
+    pub(crate) fn of(self, spec: &Spec) -> &[Hook] {
         let Some(hooks) = spec.hooks() else { return &[] };
         #[allow(deprecated, reason = "prestart hooks are deprecated, and still used")]
         let list = match self {
@@ -153,7 +163,7 @@ pub(crate) fn poststop(spec: &Spec, context: &Context) -> Vec<Error> {
 }
 
 /// The state as hooks and seccomp agents see it (runtime-spec, "State").
-fn state(context: &Context, status: &str, pid: i32) -> serde_json::Value {
+pub(crate) fn state(context: &Context, status: &str, pid: i32) -> serde_json::Value {
     let state = &context.state;
     let mut value = json!({
         "ociVersion": state.oci_version,

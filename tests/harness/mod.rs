@@ -12,6 +12,8 @@ pub mod leaks;
 pub mod pty;
 pub mod rootfs;
 pub mod spec;
+#[cfg(target_arch = "x86_64")]
+pub mod tracer;
 
 pub use command::{Output, run};
 pub use context::Context;
@@ -75,6 +77,11 @@ pub struct Case {
 impl Case {
     pub fn new(name: &'static str, body: fn()) -> Case {
         Case { name, needs: vec![], differs: vec![], body }
+    }
+
+    /// Its sentence.
+    pub fn name(&self) -> &'static str {
+        self.name
     }
 
     pub fn needs(mut self, need: Need) -> Case {
@@ -154,8 +161,7 @@ impl Suites {
             println!("runtime under test: {} ({})", peer(), runtime().display());
         }
         let conclusion = libtest_mimic::run(&self.arguments, self.trials);
-        let cleanups = std::mem::take(&mut *CLEANUPS.lock().unwrap());
-        cleanups.into_iter().rev().for_each(|cleanup| cleanup());
+        clean_up();
         conclusion.exit()
     }
 }
@@ -166,6 +172,12 @@ static CLEANUPS: Mutex<Vec<Cleanup>> = Mutex::new(Vec::new());
 /// Registers work for the end of the test process, whether the tests pass or fail; last registered runs first.
 pub fn at_end(cleanup: impl FnOnce() + Send + 'static) {
     CLEANUPS.lock().unwrap().push(Box::new(cleanup));
+}
+
+/// Does what was registered.
+pub fn clean_up() {
+    let cleanups = std::mem::take(&mut *CLEANUPS.lock().unwrap());
+    cleanups.into_iter().rev().for_each(|cleanup| cleanup());
 }
 
 /// The runtime under test, as an absolute path.

@@ -6,6 +6,8 @@
 #![no_std]
 #![deny(unsafe_code)]
 
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod handshake;
 pub mod home;
 pub mod plan;
@@ -67,15 +69,13 @@ fn new_context(plan: &Plan<'_>, setting: &Setting<'_>, channel: BorrowedFd<'_>) 
     sys::shield().or_at(Step::Shield)?;
     name_and_network(setting)?;
     let slave = root_file_system(plan, setting, channel)?;
-    if let Some(name) = setting.keyring {
-        keyring(name)?;
-    }
+    keyring(&plan.process)?;
     let path = take_identity(&plan.process, slave)?;
     let held = setting.start.is_some() && plan.process.seccomp.is_some_and(|filter| filter.early);
     if held {
         process::hold(plan, channel)?;
     }
-    report(channel, Report::Ready);
+    report(channel, Report::Ready).or_at(Step::Report)?;
     wait(channel, Order::Proceed).or_at(Step::Orders)?;
     let start = setting.start.map(await_start).transpose()?;
     Ok(Ready { start, path, held })
@@ -93,8 +93,9 @@ fn join_context(plan: &Plan<'_>, join: &Join<'_>, channel: BorrowedFd<'_>) -> Re
         become_root(&plan.process)?;
     }
     let slave = own_terminal(&plan.process)?;
+    keyring(&plan.process)?;
     let path = take_identity(&plan.process, slave)?;
-    report(channel, Report::Ready);
+    report(channel, Report::Ready).or_at(Step::Report)?;
     wait(channel, Order::Proceed).or_at(Step::Orders)?;
     Ok(Ready { start: None, path, held: false })
 }
@@ -197,8 +198,8 @@ fn root_file_system(
     }
     gate(setting, channel)?;
     sysctls(plan, setting)?;
-    mounts::make_readonly(tree.as_fd(), root.readonly_paths)?;
-    mounts::mask(tree.as_fd(), root.masked)?;
+    mounts::make_readonly(tree.as_fd(), root)?;
+    mounts::mask(tree.as_fd(), root)?;
     root::pivot(root, tree.as_fd())?;
     rustix::process::umask(caller);
     Ok(slave)
@@ -206,7 +207,7 @@ fn root_file_system(
 
 fn gate(setting: &Setting<'_>, channel: BorrowedFd<'_>) -> Result<()> {
     if setting.gate {
-        report(channel, Report::Gate);
+        report(channel, Report::Gate).or_at(Step::Report)?;
         wait(channel, Order::Continue).or_at(Step::Orders)?;
     }
     Ok(())
@@ -223,8 +224,11 @@ fn sysctls(plan: &Plan<'_>, setting: &Setting<'_>) -> Result<()> {
     Ok(())
 }
 
-fn keyring(name: &core::ffi::CStr) -> Result<()> {
-    match sys::join_session_keyring(name) {
+fn keyring(process: &Process<'_>) -> Result<()> {
+    if !process.keyring {
+        return Ok(());
+    }
+    match sys::new_session_keyring() {
         // A kernel without keyrings, or a filter around us that denies them, leaves nothing to protect.
         Ok(()) | Err(Errno::NOSYS | Errno::PERM) => Ok(()),
         // The quota of keys is the user's; a context can live with its caller's keyring being absent.
@@ -248,7 +252,7 @@ fn take_identity(process: &Process<'_>, slave: Option<OwnedFd>) -> Result<Path> 
     match slave {
         Some(slave) => terminal::adopt(slave)?,
         // The caller's terminal is not the guest's: without a session of its own it could push input into it.
-        None => drop(rustix::process::setsid()),
+        None => rustix::process::setsid().map(drop).or_at(Step::Session)?,
     }
     for (descriptor, standard) in process.standard {
         sys::dup_onto(*descriptor, *standard).or_at(Step::Standard)?;

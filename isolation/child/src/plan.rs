@@ -72,8 +72,6 @@ pub struct Setting<'a> {
     pub sysctl: &'a [(&'a CStr, &'a [u8])],
     /// Stop before the root is changed, so that the parent can run hooks.
     pub gate: bool,
-    /// Name of a new session keyring (session-keyring(7)).
-    pub keyring: Option<&'a CStr>,
     /// The listening socket on which `start` comes; without it the parent's `Proceed` starts the process.
     pub start: Option<BorrowedFd<'a>>,
 }
@@ -224,11 +222,13 @@ pub struct Process<'a> {
     pub affinity: Option<&'a [u64]>,
     /// Label for `attr/exec`, below `/proc/self` (AppArmor or SELinux): (file, text).
     pub label: Option<(&'a CStr, &'a [u8])>,
+    /// A new session keyring (session-keyring(7)), in place of the caller's.
+    pub keyring: bool,
     /// Compiled seccomp program.
     pub seccomp: Option<Filter<'a>>,
     /// A terminal is made, and its master goes to this socket.
     pub console: Option<Console<'a>>,
-    /// Descriptors from 3 to this number, exclusive, stay open in the guest.
+    /// Descriptors of the caller's from 3 to this number, exclusive, stay open in the guest.
     pub keep_below: u32,
 }
 

@@ -8,14 +8,13 @@ use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
 use crate::Result;
 use crate::failure::{At, at};
-use crate::handshake::{Failure, Report, Step, report, report_failure, send_descriptor};
+use crate::handshake::{Failure, Report, Step, report_failure, send_descriptor};
 use crate::interpreter;
 use crate::plan::{Capabilities, Plan, Process};
 use crate::resolve::{self, Path};
 use crate::sys;
 
 const CAP_SYS_ADMIN: u64 = 1 << 21;
-const CAP_LAST: u32 = 40;
 
 /// What can still fail with a clear word for the caller of `create`: done before the context is ready.
 pub(crate) fn prepare(process: &Process<'_>, root: BorrowedFd<'_>) -> Result<Path> {
@@ -71,11 +70,13 @@ fn enter_cwd(process: &Process<'_>, root: BorrowedFd<'_>) -> Result<()> {
 
 fn become_user(process: &Process<'_>) -> Result<()> {
     if let Some(capabilities) = &process.capabilities {
-        // The bounding set can only be dropped from while CAP_SETPCAP is effective.
-        for capability in (0..=CAP_LAST).filter(|bit| capabilities.bounding & (1 << bit) == 0) {
+        // The bounding set can only be dropped from while CAP_SETPCAP is effective. Those that are newer than this code go
+        // too: a program of root's gets back whatever stays.
+        for capability in (0..u64::BITS).filter(|bit| capabilities.bounding & (1 << bit) == 0) {
             match sys::prctl(libc::PR_CAPBSET_DROP, u64::from(capability), 0) {
-                // A kernel that does not know the capability does not grant it either.
-                Ok(()) | Err(Errno::INVAL) => {}
+                Ok(()) => {}
+                // The kernel knows neither this one nor a later one.
+                Err(Errno::INVAL) => break,
                 Err(error) => return Err(at(Step::Capabilities, 0)(error)),
             }
         }
@@ -169,10 +170,9 @@ pub(crate) fn hold(plan: &Plan<'_>, channel: BorrowedFd<'_>) -> Result<()> {
         let label = openat(plan.proc, file, flags, Mode::empty()).or_at(Step::Label)?;
         rustix::io::write(&label, text).or_at(Step::Label)?;
     }
-    sys::close_on_exec_from(3).or_at(Step::Descriptors)?;
-    for descriptor in 3..process.keep_below {
-        sys::keep_on_exec(descriptor as i32).or_at(Step::Descriptors)?;
-    }
+    // Below that number those of the caller stay open, and ours close: all of ours are close-on-exec from birth. Were the
+    // flag cleared by number, a caller who passes fewer than it promised would give the guest ours (CVE-2024-21626).
+    sys::close_on_exec_from(process.keep_below).or_at(Step::Descriptors)?;
     if process.no_new_privileges {
         // The filter comes last: it then need not permit any of these calls.
         set_capabilities(process)?;
@@ -187,7 +187,7 @@ pub(crate) fn hold(plan: &Plan<'_>, channel: BorrowedFd<'_>) -> Result<()> {
 fn set_capabilities(process: &Process<'_>) -> Result<()> {
     let Some(capabilities) = &process.capabilities else { return Ok(()) };
     sys::capset(capabilities).or_at(Step::Capabilities)?;
-    for capability in (0..=CAP_LAST).filter(|bit| capabilities.ambient & (1 << bit) != 0) {
+    for capability in (0..u64::BITS).filter(|bit| capabilities.ambient & (1 << bit) != 0) {
         let raise = libc::PR_CAP_AMBIENT_RAISE as u64;
         sys::prctl(libc::PR_CAP_AMBIENT, raise, u64::from(capability)).or_at(Step::Capabilities)?;
     }
@@ -214,7 +214,7 @@ fn exec(process: &Process<'_>, path: &Path) -> Failure {
 
 /// Sends the failure and ends the child.
 pub(crate) fn fail(channel: BorrowedFd<'_>, failure: Failure) -> ! {
-    report(channel, Report::Failed(failure));
+    report_failure(channel, failure, &[]);
     sys::exit(exit_code(failure))
 }
 

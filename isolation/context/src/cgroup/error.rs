@@ -44,6 +44,12 @@ pub enum Error {
         /// What the kernel said.
         source: io::Error,
     },
+    /// The group is somebody's.
+    #[error("the control group {} has processes already; choose another with linux.cgroupsPath", path.display())]
+    Occupied {
+        /// The directory that was asked.
+        path: PathBuf,
+    },
     /// Some of the group's directories are still there.
     #[error("cannot remove the control group {}", path.display())]
     Remove {
