@@ -27,6 +27,7 @@ mod invariants;
 mod lifecycle;
 mod namespaces;
 mod net_devices;
+mod network;
 mod podman_rootless;
 mod process;
 mod refusals;
@@ -62,6 +63,7 @@ fn main() {
     suites.add("idmapped", &[Root], idmapped::cases());
     suites.add("namespaces", &[Root], namespaces::cases());
     suites.add("net_devices", &[Root], net_devices::cases());
+    suites.add("network", &[Root], network::cases());
     suites.add("cgroups", &[Root], cgroups::cases());
     suites.add("systemd", &[Root], systemd::cases());
     suites.add("exec", &[Root], exec::cases());

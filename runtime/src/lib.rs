@@ -11,6 +11,7 @@ pub mod events;
 pub mod exec;
 pub mod hooks;
 pub mod kill;
+pub mod network;
 pub mod pause;
 pub mod plan;
 pub mod start;

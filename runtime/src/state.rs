@@ -18,6 +18,7 @@ use vctx_context::cgroup::Cgroup;
 use vctx_context::namespace::Kind;
 use vctx_context::procfs;
 
+use crate::network::Attached;
 use crate::{Error, Result};
 
 /// Version of what `state.json` holds.
@@ -92,6 +93,9 @@ pub struct State {
     /// Its processes keep the session keyring of whoever makes them.
     #[serde(default)]
     pub no_keyring: bool,
+    /// What it has of a network of ours.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<Attached>,
 }
 
 /// A context on disk.
@@ -428,6 +432,11 @@ impl Lock {
             Err(Errno::WOULDBLOCK) => Ok(None),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Somebody has the lock of this folder.
+    pub(crate) fn is_held(folder: &Path) -> bool {
+        Lock::try_take(folder).is_ok_and(|lock| lock.is_none())
     }
 
     /// The path still leads to the locked folder, and not to a new one of the same name.

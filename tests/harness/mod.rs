@@ -9,6 +9,7 @@ pub mod command;
 pub mod context;
 pub mod engine;
 pub mod leaks;
+pub mod net;
 pub mod pty;
 pub mod rootfs;
 pub mod spec;
