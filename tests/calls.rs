@@ -19,7 +19,6 @@ pub fn cases() -> Vec<Case> {
         case!(an_out_of_memory_event_is_printed)
             .differs("crun", "has no events")
             .differs("runc", "1.1 tells of v1 alone"),
-        case!(the_session_keyring_is_new_or_the_callers),
         case!(exec_waits_in_a_paused_context_when_told_to).differs("crun", "1.8 has no --ignore-paused"),
         case!(a_root_without_pivot_is_entered),
         case!(spec_writes_a_configuration_that_runs).differs("crun", "1.8 masks other paths"),
@@ -106,15 +105,6 @@ fn an_out_of_memory_event_is_printed() {
     });
     let _ = context.kill("KILL");
     assert_eq!(command::exit_code(&mut watcher), 0);
-}
-
-fn the_session_keyring_is_new_or_the_callers() {
-    let mut context = Context::sh("cat /proc/keys");
-    context.set("/linux/maskedPaths", json!([]));
-    let name = format!("_ses.{}", context.id);
-    assert!(context.prints().contains(&name));
-    let output = command::run(&mut context.bundle_command("run", &["--no-new-keyring"])).ok();
-    assert!(!output.stdout.contains(&name), "{}", output.stdout);
 }
 
 fn exec_waits_in_a_paused_context_when_told_to() {

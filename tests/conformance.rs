@@ -50,8 +50,9 @@ fn collect(folder: &Path, functions: &mut HashSet<String>) {
 }
 
 fn every_field_without_a_test_has_its_reason() {
+    let fields = TABLE.split("## The same tests").next().unwrap();
     let rows: Vec<_> =
-        TABLE.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| ---")).collect();
+        fields.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| ---")).collect();
     for row in rows.iter().filter(|row| !row.starts_with("| Field")) {
         let columns: Vec<_> = row.split('|').map(str::trim).collect();
         assert_eq!(columns.len(), 5, "{row}");

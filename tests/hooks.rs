@@ -221,9 +221,11 @@ fn what_a_hook_has_started_is_killed_with_it() {
     let mut context = Context::new();
     let file = context.dir.join("pid");
     let mut entry = hook(&format!("sleep 1000 & echo $! > {}; wait", file.display()));
-    entry["timeout"] = json!(1);
+    // Long enough for the hook to have started what it leaves.
+    let seconds = crate::harness::slowness();
+    entry["timeout"] = json!(seconds);
     context.set("/hooks/createRuntime", json!([entry]));
-    context.create().refused_with(&["1 s"]);
+    context.create().refused_with(&[&format!("within {seconds} s")]);
     let pid: u32 = fs::read_to_string(file).unwrap().trim().parse().unwrap();
     assert!(command::wait_for_exit(pid, std::time::Duration::from_secs(10)));
     context.assert_nothing_left();

@@ -21,7 +21,7 @@ use vctx_netns::device;
 
 use crate::config::Config;
 use crate::failure::explain;
-use crate::groups::{enter_cgroup, only_devices, without_devices};
+use crate::groups::{apply_devices, enter_cgroup, without_devices};
 use crate::hooks::{self, Point};
 use crate::host::{Host, capability_warnings, grantable};
 use crate::plan::{Facts, RootFs};
@@ -270,7 +270,7 @@ fn accompany(
     }
     // The rules for devices come after the child has made its own.
     if let Some(cgroup) = &cgroup {
-        cgroup.apply(&only_devices(resources))?;
+        apply_devices(cgroup, resources)?;
     }
     let identity = procfs::identity(pid).map_err(Error::Proc)?.ok_or(Error::Spawn(spawn::Error::Died))?;
     context.write_process(pid, identity.start_time)

@@ -1,7 +1,9 @@
 //! The control groups of a new context, and what is written to them when.
 
 use oci_spec::runtime::{LinuxResources, Spec};
-use vctx_context::cgroup::{Join, default_devices};
+use rustix::process::geteuid;
+use vctx_context::cgroup::{Cgroup, Join, default_devices};
+use vctx_context::procfs;
 use vctx_context::spawn::{self};
 
 use crate::state::Context;
@@ -51,9 +53,19 @@ pub(crate) fn without_devices(resources: &LinuxResources) -> LinuxResources {
     rest
 }
 
+/// Puts the rules for devices in force. An ordinary user may load no such program, and needs none: in its user namespace
+/// no device can be made, and those of the host open as they do for the user.
+pub(crate) fn apply_devices(cgroup: &Cgroup, resources: Option<&LinuxResources>) -> Result<()> {
+    let ordinary = || !(geteuid().is_root() && procfs::in_first_user_namespace());
+    match cgroup.apply(&only_devices(resources)) {
+        Err(error) if error.is_program_refused() && ordinary() => Ok(()),
+        result => Ok(result?),
+    }
+}
+
 /// The whole policy for devices: nothing, then what the configuration says, then what every context needs. The last are
 /// not the configuration's to take away: without them no terminal can be made.
-pub(crate) fn only_devices(resources: Option<&LinuxResources>) -> LinuxResources {
+fn only_devices(resources: Option<&LinuxResources>) -> LinuxResources {
     let asked = resources.and_then(|resources| resources.devices().as_ref()).into_iter().flatten();
     let mut usual = default_devices().into_iter();
     let devices = usual.next().into_iter().chain(asked.cloned()).chain(usual);

@@ -218,6 +218,12 @@ impl Error {
         Errno::from_io_error(source).is_some_and(|errno| refused.contains(&errno))
     }
 
+    /// True when we may not load programs into the kernel.
+    pub fn is_program_refused(&self) -> bool {
+        let Error::Bpf { source, .. } = self else { return false };
+        Errno::from_io_error(source) == Some(Errno::PERM)
+    }
+
     /// True when a memory limit was refused for being below what is used already.
     pub fn is_memory_in_use(&self) -> bool {
         match self {
