@@ -41,7 +41,12 @@ impl Place {
     fn new(bench: &Bench, name: &str, ask: Ask) -> Result<Place> {
         let dir = bench.workspace.dir.join(format!("work-{name}"));
         fs::create_dir_all(&dir)?;
-        fs::copy(work_program()?, dir.join("work"))?;
+        let program = bench.workspace.dir.join("work");
+        if !program.exists() {
+            fs::copy(work_program()?, &program)?;
+        }
+        let _ = fs::remove_file(dir.join("work"));
+        fs::hard_link(program, dir.join("work"))?;
         let root = system_root(bench)?;
         fs::create_dir_all(root.join(dir.strip_prefix("/")?))?;
         let mut bundle = Bundle::write(&bench.workspace, &format!("inside-{name}"), ask, &["sh", "script"])?;
@@ -151,7 +156,7 @@ fn one_work(bench: &mut Bench, name: &str, open: &Place, filtered: Option<&Place
         };
         Contender { name, round: Box::new(round) }
     });
-    let (contenders, rounds) = (contenders.collect(), bench.rounds.min(15));
+    let (contenders, rounds) = (contenders.collect(), bench.rounds.min(12));
     let (samples, notes) =
         measure::rounds(&bench.workspace, &mut bench.dice, rounds, Before::BackToBack, contenders)?;
     let mut measure = statistics::measures(name, &samples, &notes).pop().ok_or("nothing was measured")?;
@@ -211,7 +216,7 @@ pub fn web(bench: &mut Bench) -> Result<Vec<Measure>> {
         .map(|number| Place::new(bench, &format!("web-{number}"), Ask::Plain))
         .collect::<Result<_>>()?;
     for count in [1, 2, 4, 8, 16] {
-        many(bench, &mut measure, &places[..count], 5, |place, number, from| {
+        many(bench, &mut measure, &places[..count], 3, &|place, number, from| {
             let port = 18_080 + number;
             fs::write(place.dir.join("nginx.conf"), nginx(port))?;
             fs::write(place.dir.join("index.html"), "a".repeat(612))?;
@@ -238,13 +243,22 @@ pub fn density(bench: &mut Bench) -> Result<Vec<Measure>> {
     let places: Vec<Place> = (0..1024)
         .map(|number| Place::new(bench, &format!("many-{number}"), Ask::Plain))
         .collect::<Result<_>>()?;
-    for (count, rounds) in [(1, 7), (8, 7), (32, 5), (128, 5), (1024, 1)] {
-        many(bench, &mut measure, &places[..count], rounds, |place, _, from| {
+    for (count, rounds) in [(1, 5), (8, 5), (32, 5), (128, 5), (1024, 1)] {
+        many(bench, &mut measure, &places[..count], rounds, &|place, _, from| {
             place.script(&format!("exec ./work count {from} {} >result\n", from + 1_000_000))
         })?;
     }
     super::report::print(&measure);
     Ok(vec![measure])
+}
+
+/// Writes what a place needs for work that begins at the time, in microseconds since 1970.
+type Prepare<'a> = &'a dyn Fn(&Place, usize, u64) -> Result<()>;
+
+/// Writes the scripts, for a time at which all will have been started, even on a busy machine.
+fn prepare_all(places: &[Place], prepare: Prepare) -> Result<()> {
+    let from = microseconds_from_now(Duration::from_millis(300 + 5 * places.len() as u64));
+    places.iter().enumerate().try_for_each(|(number, place)| prepare(place, number, from))
 }
 
 /// Runs the places at once, in turn as plain processes and as detached contexts, and notes the sums and their ratio.
@@ -253,7 +267,7 @@ fn many(
     measure: &mut Measure,
     places: &[Place],
     rounds: usize,
-    prepare: impl Fn(&Place, usize, u64) -> Result<()>,
+    prepare: Prepare,
 ) -> Result<()> {
     let vctx = bench.peer("vctx").ok_or("vctx is missing")?;
     let count = places.len();
@@ -263,13 +277,10 @@ fn many(
         bench.dice.shuffle(&mut order);
         for inside in order {
             bench.workspace.go_on()?;
-            // All are ready by then, even on a busy machine.
-            let from = microseconds_from_now(Duration::from_millis(700 + 40 * count as u64));
-            places.iter().enumerate().try_for_each(|(number, place)| prepare(place, number, from))?;
             if inside {
-                in_contexts(&vctx, places, round)?;
+                in_contexts(&vctx, places, round, prepare)?;
             } else {
-                as_processes(places)?;
+                as_processes(places, prepare)?;
             }
             let each = places.iter().map(Place::results).collect::<Result<Vec<_>>>()?;
             let sum = each.concat().iter().sum();
@@ -289,17 +300,22 @@ fn many(
     Ok(())
 }
 
-fn as_processes(places: &[Place]) -> Result<()> {
+fn as_processes(places: &[Place], prepare: Prepare) -> Result<()> {
+    prepare_all(places, prepare)?;
     let start = |place: &Place| Ok(place.plain().stderr(File::create(place.dir.join("errors"))?).spawn()?);
     let children: Vec<Child> = places.iter().map(start).collect::<Result<_>>()?;
     children.into_iter().try_for_each(|mut child| child.wait().map(drop))?;
     Ok(())
 }
 
-fn in_contexts(vctx: &Peer, places: &[Place], round: usize) -> Result<()> {
+fn in_contexts(vctx: &Peer, places: &[Place], round: usize, prepare: Prepare) -> Result<()> {
     let ids: Vec<String> = (0..places.len()).map(|number| vctx.id(1000 * (round + 1) + number)).collect();
     for (place, id) in places.iter().zip(&ids) {
-        vctx.launch(&place.bundle, id)?;
+        measure::time(&mut vctx.create(&place.bundle, id))?;
+    }
+    prepare_all(places, prepare)?;
+    for id in &ids {
+        measure::time(&mut vctx.verb(&["start", id]))?;
     }
     for id in &ids {
         if let Ok(pid) = pid_of(vctx, id) {
