@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use vctx_netns::Network;
+use vctx_netns::ports::Publish;
 
 use crate::args::Handles;
 use crate::grants::{self, DeviceSpec, IdMap, IoMax, MountSpec, Seccomp, SecurityOpt, Share, TimeOffset};
@@ -167,6 +168,9 @@ pub(crate) struct Mounts {
     /// Network: none (loopback only), host, bridge, one of `vctx network ls`, ns:PATH or container:ID.
     #[arg(long, visible_alias = "network", value_name = "NET", default_value = "none")]
     pub(crate) net: Network,
+    /// Lead ports of this machine to the context, such as 8080:80, 127.0.0.1:53:53/udp or 9000-9009:9000-9009; repeatable.
+    #[arg(short, long, value_name = "[ADDRESS:]PORT:PORT[/udp]")]
+    pub(crate) publish: Vec<Publish>,
     /// Address to have on the network, of IPv4 or IPv6; the other one has the same number.
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) ip: Option<IpAddr>,

@@ -28,6 +28,7 @@ mod lifecycle;
 mod namespaces;
 mod net_devices;
 mod network;
+mod network_ports;
 mod podman_rootless;
 mod process;
 mod refusals;
@@ -64,6 +65,7 @@ fn main() {
     suites.add("namespaces", &[Root], namespaces::cases());
     suites.add("net_devices", &[Root], net_devices::cases());
     suites.add("network", &[Root], network::cases());
+    suites.add("network_ports", &[Root], network_ports::cases());
     suites.add("cgroups", &[Root], cgroups::cases());
     suites.add("systemd", &[Root], systemd::cases());
     suites.add("exec", &[Root], exec::cases());

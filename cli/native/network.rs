@@ -9,14 +9,15 @@ use super::NativeError;
 use crate::args::Global;
 use crate::create::networks;
 use crate::error::Error;
-use crate::run_args::RunArgs;
+use crate::run_args::{Mounts, RunArgs};
 
 /// The network of ours that is asked for, if one is.
 pub(super) fn wanted(global: &Global, args: &RunArgs, name: &str) -> Result<Option<Wanted>, Error> {
     let Network::Named(network) = &args.mounts.net else {
-        return match args.mounts.ip {
-            Some(_) => Err(NativeError::NeedsNetwork("--ip").into()),
-            None => Ok(None),
+        return match &args.mounts {
+            Mounts { ip: Some(_), .. } => Err(NativeError::NeedsNetwork("--ip").into()),
+            mounts if !mounts.publish.is_empty() => Err(NativeError::NeedsNetwork("--publish").into()),
+            _ => Ok(None),
         };
     };
     if !super::is_root() {
@@ -29,7 +30,13 @@ pub(super) fn wanted(global: &Global, args: &RunArgs, name: &str) -> Result<Opti
     }
     let hostname = args.process.hostname.iter().filter(|hostname| *hostname != name);
     let names = std::iter::once(name.to_owned()).chain(hostname.cloned()).collect();
-    Ok(Some(Wanted { networks, definition, address: args.mounts.ip, names }))
+    Ok(Some(Wanted {
+        networks,
+        definition,
+        address: args.mounts.ip,
+        names,
+        ports: args.mounts.publish.clone(),
+    }))
 }
 
 /// The files of its network that a context sees: where, and what.

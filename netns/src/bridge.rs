@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use netlink_packet_route::link::{
-    BridgeStpState, InfoBridge, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    BridgeStpState, InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth,
+    LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
@@ -29,48 +30,46 @@ const INSIDE: &str = "eth0";
 /// what the kernel puts into every namespace (`net.core.fb_tunnels_only_for_init_net`).
 const INSIDE_INDEX: u32 = 64;
 
-/// Brings a network up, as far as it is not: bridge, settings of the kernel, rules. Gives the number of the bridge. The
-/// rules come last and so say that all is there. `leases` are those whose ports a new bridge has to take in.
-///
-/// # Errors
-///
-/// The kernel refuses, or nft is missing.
-pub fn up(network: &Definition, leases: impl FnOnce() -> Result<Vec<u32>>) -> Result<u32> {
-    let name = network.bridge();
-    let bridge = match index(&name)? {
-        Some(bridge) => bridge,
-        None => {
-            let wire = Wire::here().map_err(Error::link("make the bridge", &name))?;
-            wire.change_all(vec![(new_bridge(network), NLM_F_CREATE | NLM_F_EXCL)])
-                .map_err(Error::link("make the bridge", &name))?;
-            let bridge = index(&name)?.ok_or_else(|| {
-                Error::link("make the bridge", &name)(io::Error::from(io::ErrorKind::NotFound))
-            })?;
-            addresses(&wire, network, bridge)?;
-            for lease in leases()? {
-                // A port whose context has just ended is gone.
-                let _ = enslave(&wire, &network.port(lease), bridge);
-            }
-            bridge
-        }
-    };
-    if !rules::are_there(network)? {
-        // Where the step after the bridge was not reached.
-        let wire = Wire::here().map_err(Error::link("set up the bridge", &name))?;
-        addresses(&wire, network, bridge)?;
-        settings(network)?;
-        rules::make(network)?;
-    }
-    Ok(bridge)
-}
-
-/// Bridge and rules of a network are there.
+/// The number of a network's bridge, when it is there with its rules. These come last, and so say that all is there.
 ///
 /// # Errors
 ///
 /// The kernel does not answer.
-pub fn is_up(network: &Definition) -> Result<bool> {
-    Ok(index(&network.bridge())?.is_some() && rules::are_there(network)?)
+pub fn find(network: &Definition) -> Result<Option<u32>> {
+    match index(&network.bridge())? {
+        Some(bridge) if rules::are_there(network)? => Ok(Some(bridge)),
+        _ => Ok(None),
+    }
+}
+
+/// Makes what is missing of a network: bridge, settings of the kernel, rules. Gives the number of the bridge. `leases` are
+/// those whose ports a new bridge has to take in.
+///
+/// # Errors
+///
+/// The kernel refuses, or nft is missing.
+pub fn make(network: &Definition, leases: &[u32]) -> Result<u32> {
+    let name = network.bridge();
+    let wire = Wire::here().map_err(Error::link("make the bridge", &name))?;
+    let found = index(&name)?;
+    if found.is_none() {
+        let new = wire.change(new_bridge(network), NLM_F_CREATE | NLM_F_EXCL);
+        new.map_err(Error::link("make the bridge", &name))?;
+    }
+    let gone = || Error::link("find the bridge", &name)(io::ErrorKind::NotFound.into());
+    let bridge = index(&name)?.ok_or_else(gone)?;
+    addresses(&wire, network, bridge)?;
+    if found.is_none() {
+        for lease in leases {
+            // A port whose context has just ended is gone.
+            let _ = enslave(&wire, &network.port(*lease), bridge);
+        }
+    }
+    settings(network)?;
+    if !rules::are_there(network)? {
+        rules::make(network)?;
+    }
+    Ok(bridge)
 }
 
 /// Puts a context on the bridge: a veth pair, addresses and routes. Two packets of requests: one to the context's
@@ -95,7 +94,16 @@ pub fn attach(network: &Definition, bridge: u32, lease: u32, namespace: Borrowed
     let mut link = up_message(0);
     link.attributes.push(LinkAttribute::IfName(port.clone()));
     link.attributes.push(LinkAttribute::Controller(bridge));
-    here.change(Message::SetLink(link), 0).map_err(Error::link("attach to its bridge", &port))
+    // Where the kernel shows bridged packets to the rules (br_netfilter), what a context sends to a published port of its
+    // own has to go back through the port by which it came.
+    let mut hairpin = LinkMessage::default();
+    hairpin.attributes.push(LinkAttribute::IfName(port.clone()));
+    hairpin.attributes.push(LinkAttribute::LinkInfo(vec![
+        LinkInfo::PortKind(InfoPortKind::Bridge),
+        LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::HairpinMode(true)])),
+    ]));
+    let requests = vec![(Message::SetLink(link), 0), (Message::NewLink(hairpin), 0)];
+    here.change_all(requests).map_err(Error::link("attach to its bridge", &port))
 }
 
 /// What is asked of the kernel in the context's namespace. The pair is made from there, because only the end that is made
@@ -241,6 +249,10 @@ fn settings(network: &Definition) -> Result<()> {
     let bridge = network.bridge();
     if network.v4.is_some() && !network.internal {
         set(Path::new("/proc/sys/net/ipv4/ip_forward"), "1")?;
+    }
+    if network.v4.is_some() {
+        // Published ports of 127.0.0.1; the rules drop what a context itself would send there.
+        set(&PathBuf::from("/proc/sys/net/ipv4/conf").join(&bridge).join("route_localnet"), "1")?;
     }
     let own = PathBuf::from("/proc/sys/net/ipv6/conf").join(&bridge);
     if network.v6.is_none() {

@@ -70,6 +70,22 @@ pub enum Error {
         /// Who has it.
         holder: String,
     },
+    /// A port is taken.
+    #[error("--publish: the port {port} is in use by {holder}; choose another, or end that")]
+    Port {
+        /// Protocol and number.
+        port: String,
+        /// Who has it.
+        holder: String,
+    },
+    /// A port of an address of a family that the network does not have.
+    #[error("--publish {publish}: the network {network:?} has no subnet of that family")]
+    PortFamily {
+        /// As asked for.
+        publish: String,
+        /// Name of the network.
+        network: String,
+    },
     /// A file of a network.
     #[error("cannot {action} {}", path.display())]
     File {

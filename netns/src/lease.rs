@@ -43,7 +43,8 @@ impl Pool {
         file::lock(&self.folder)
     }
 
-    /// Gives a context a number: the one of the address, or the next free one. `alive` says whether a context has a lease.
+    /// Gives a context a number: the one of the address, or the next free one. Where it was a dead context's, that one's
+    /// id is given beside. `alive` says whether a context has a lease.
     ///
     /// # Errors
     ///
@@ -55,7 +56,7 @@ impl Pool {
         id: &str,
         address: Option<IpAddr>,
         alive: impl Fn(&str, u32) -> bool,
-    ) -> Result<u32> {
+    ) -> Result<(u32, Option<String>)> {
         let links = self.folder.join("leases");
         if let Err(error) = fs::create_dir(&links)
             && error.kind() != io::ErrorKind::AlreadyExists
@@ -65,14 +66,14 @@ impl Pool {
         if let Some(address) = address {
             let lease = network.lease_of(address)?;
             if self.try_take(lease, id)? {
-                return Ok(lease);
+                return Ok((lease, None));
             }
             let holder = self.holder(lease);
             return match holder {
                 Some(holder) if alive(&holder, lease) => {
                     Err(Error::Taken { address, holder: format!("the context {holder:?}") })
                 }
-                _ => self.take_over(lock, lease, id).map(|()| lease),
+                _ => Ok((lease, self.take_over(lock, lease, id)?)),
             };
         }
         let range = network.usual();
@@ -82,14 +83,14 @@ impl Pool {
         for lease in in_turn() {
             if self.try_take(lease, id)? {
                 self.go_on_after(lease)?;
-                return Ok(lease);
+                return Ok((lease, None));
             }
         }
         for lease in in_turn() {
             if !self.holder(lease).is_some_and(|holder| alive(&holder, lease)) {
-                self.take_over(lock, lease, id)?;
+                let dead = self.take_over(lock, lease, id)?;
                 self.go_on_after(lease)?;
-                return Ok(lease);
+                return Ok((lease, dead));
             }
         }
         Err(Error::Exhausted(network.name.clone()))
@@ -143,14 +144,16 @@ impl Pool {
     }
 
     /// From a dead context, whose names go.
-    fn take_over(&self, lock: &Lock, lease: u32, id: &str) -> Result<()> {
-        if let Some(dead) = self.holder(lease) {
-            self.remove_names(lock, &dead)?;
+    fn take_over(&self, lock: &Lock, lease: u32, id: &str) -> Result<Option<String>> {
+        let dead = self.holder(lease);
+        if let Some(dead) = &dead {
+            self.remove_names(lock, dead)?;
         }
         let temporary = self.folder.join("leases/new");
         file::remove(&temporary)?;
         symlink(id, &temporary).map_err(Error::file("make", &temporary))?;
-        fs::rename(&temporary, self.link(lease)).map_err(Error::file("make", self.link(lease)))
+        fs::rename(&temporary, self.link(lease)).map_err(Error::file("make", self.link(lease)))?;
+        Ok(dead)
     }
 
     /// A number is given again as late as possible: others may still know its MAC address.

@@ -2,8 +2,8 @@
 //! a name, a context an id.
 //!
 //! [`kind`] says which networks there are; [`network`] is one that was defined, [`store`] where definitions are kept;
-//! [`lease`] who has which address, [`names`] how they find each other; [`bridge`] makes the devices and [`rules`] the
-//! nftables. [`device`] moves devices of the host into a namespace and back; `wire` is the socket that all requests go
+//! [`lease`] who has which address, [`names`] how they find each other; [`bridge`] makes the devices, [`ports`] says who has
+//! which port of the machine, and [`rules`] and `guard` are the nftables. [`device`] moves devices of the host into a namespace and back; `wire` is the socket that all requests go
 //! through.
 
 pub mod bridge;
@@ -13,11 +13,13 @@ pub mod kind;
 pub mod lease;
 pub mod names;
 pub mod network;
+pub mod ports;
 pub mod rules;
 pub mod store;
 pub mod subnet;
 
 mod file;
+mod guard;
 mod wire;
 
 pub use error::Error;

@@ -11,7 +11,8 @@ use std::process::{Command, Stdio};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 
 use crate::network::Definition;
-use crate::{Error, Result};
+use crate::ports::Publish;
+use crate::{Error, Result, guard};
 
 /// Makes the rules of a network, or makes them anew.
 ///
@@ -19,7 +20,7 @@ use crate::{Error, Result};
 ///
 /// nft is missing, or refuses.
 pub fn make(network: &Definition) -> Result<()> {
-    nft(network, &format!("{}{}", without(network), text(network)))
+    nft(network, &format!("{}{}{}", without(network), text(network), guard::text(network)))
 }
 
 /// Removes the rules of a network.
@@ -41,20 +42,91 @@ pub fn are_there(network: &Definition) -> Result<bool> {
     has_table(&name).map_err(Error::link("ask for the rules of", &name))
 }
 
+/// Lets the port of a lease send that is beyond the usual numbers, as `--ip` can ask for.
+///
+/// # Errors
+///
+/// nft is missing, or refuses.
+pub fn admit(network: &Definition, lease: u32) -> Result<()> {
+    if network.usual().contains(&lease) {
+        return Ok(());
+    }
+    nft(network, &guard::elements(network, std::iter::once(lease)))
+}
+
+/// Redirects ports of the machine to a lease.
+///
+/// # Errors
+///
+/// nft is missing, or refuses; or the network has no address of the family.
+pub fn publish(network: &Definition, lease: u32, ports: &[Publish]) -> Result<()> {
+    let mut text = String::new();
+    for publish in ports {
+        let before = text.len();
+        for (map, key, guest) in keys(publish, &network.bridge()) {
+            let Some(subnet) = network.subnets().find(|subnet| subnet.is_v4() == map.ends_with('4')) else {
+                continue;
+            };
+            let to = subnet.nth(lease);
+            text.push_str(&format!("add element inet {map} {{ {key} : {to} . {guest} }}\n"));
+        }
+        if text.len() == before {
+            let (publish, network) = (publish.to_string(), network.name.clone());
+            return Err(Error::PortFamily { publish, network });
+        }
+    }
+    if text.is_empty() { Ok(()) } else { nft(network, &text) }
+}
+
+/// Ends the redirection of ports. One that is gone is none.
+pub fn withdraw(bridge: &str, ports: &[Publish]) {
+    let each = ports.iter().flat_map(|publish| keys(publish, bridge));
+    let lines: Vec<String> =
+        each.map(|(map, key, _)| format!("delete element inet {map} {{ {key} }}\n")).collect();
+    if !lines.is_empty() && !matches!(run_nft(&lines.concat()), Ok(None)) {
+        // One that is missing keeps the others of its transaction.
+        lines.iter().for_each(|line| drop(run_nft(line)));
+    }
+}
+
+/// The elements of a range: table and map, key, port of the guest.
+fn keys<'a>(publish: &'a Publish, bridge: &'a str) -> impl Iterator<Item = (String, String, u16)> + 'a {
+    let protocol = publish.protocol();
+    let maps: &[&str] = match publish.address {
+        None => &["any4", "any6"],
+        Some(address) if address.is_ipv4() => &["at4"],
+        Some(_) => &["at6"],
+    };
+    let address = publish.address.map_or(String::new(), |address| format!("{address} . "));
+    let each = move |(host, guest)| {
+        let key = format!("{address}{protocol} . {host}");
+        maps.iter().map(move |map| (format!("{bridge} {map}"), key.clone(), guest))
+    };
+    publish.pairs().flat_map(each)
+}
+
 /// Adding before deleting makes the deletion work whether the table is there or not.
 fn without(network: &Definition) -> String {
     let name = network.bridge();
-    format!("table inet {name}\ndelete table inet {name}\n")
+    ["inet", "bridge"].map(|family| format!("table {family} {name}\ndelete table {family} {name}\n")).concat()
 }
 
 /// Source addresses are masked on the way out, and nobody comes in who was not asked: neither other networks, nor what is
-/// beyond the machine. Networks know nothing of each other: each guards itself.
+/// beyond the machine, but by a published port. Networks know nothing of each other: each guards itself.
+///
+/// What the machine sends to a published port of its own, 127.0.0.1 among the addresses, is redirected as well, and masked
+/// where the context could not answer: from the loopback, and from a context of the same network. The kernel routes no
+/// such packet of ::1, so that one is left to be refused.
 fn text(network: &Definition) -> String {
     let bridge = network.bridge();
     let mut masked = String::new();
-    if !network.internal {
-        for subnet in network.subnets() {
-            let family = if subnet.is_v4() { "ip" } else { "ip6" };
+    for subnet in network.subnets() {
+        let family = if subnet.is_v4() { "ip" } else { "ip6" };
+        // By the address: bridged packets that the kernel shows to the rules (br_netfilter) come from no device here.
+        masked.push_str(&format!(
+            "    {family} saddr {subnet} oifname \"{bridge}\" ct status dnat masquerade\n"
+        ));
+        if !network.internal {
             masked.push_str(&format!("    {family} saddr {subnet} oifname != \"{bridge}\" masquerade\n"));
         }
     }
@@ -62,8 +134,32 @@ fn text(network: &Definition) -> String {
     format!(
         "table inet {bridge} {{
   comment \"vctx network {name}\"
+  map any4 {{ type inet_proto . inet_service : ipv4_addr . inet_service; }}
+  map at4 {{ type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service; }}
+  map any6 {{ type inet_proto . inet_service : ipv6_addr . inet_service; }}
+  map at6 {{ type ipv6_addr . inet_proto . inet_service : ipv6_addr . inet_service; }}
+  chain publish {{
+    dnat ip to ip daddr . meta l4proto . th dport map @at4
+    dnat ip to meta l4proto . th dport map @any4
+    dnat ip6 to ip6 daddr . meta l4proto . th dport map @at6
+    dnat ip6 to meta l4proto . th dport map @any6
+  }}
+  chain loopback {{
+    type filter hook prerouting priority raw; policy accept;
+    iifname \"{bridge}\" ip daddr 127.0.0.0/8 drop
+  }}
+  chain prerouting {{
+    type nat hook prerouting priority dstnat; policy accept;
+    fib daddr type local jump publish
+  }}
+  chain output {{
+    type nat hook output priority -100; policy accept;
+    ip6 daddr ::1 accept
+    fib daddr type local jump publish
+  }}
   chain postrouting {{
     type nat hook postrouting priority srcnat; policy accept;
+    oifname \"{bridge}\" ip saddr 127.0.0.0/8 masquerade
 {masked}  }}
   chain forward {{
     type filter hook forward priority filter; policy accept;
@@ -79,6 +175,14 @@ fn text(network: &Definition) -> String {
 }
 
 fn nft(network: &Definition, text: &str) -> Result<()> {
+    match run_nft(text)? {
+        None => Ok(()),
+        Some(message) => Err(Error::Nft { name: network.name.clone(), message }),
+    }
+}
+
+/// Gives the first line of what it says against the text.
+fn run_nft(text: &str) -> Result<Option<String>> {
     let program =
         ["/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft"].into_iter().find(|path| Path::new(path).exists());
     let mut child = Command::new(program.unwrap_or("nft"))
@@ -91,11 +195,8 @@ fn nft(network: &Definition, text: &str) -> Result<()> {
     // An nft that has gone says why below.
     let _ = child.stdin.take().map(|mut pipe| pipe.write_all(text.as_bytes()));
     let output = child.wait_with_output().map_err(Error::NoNft)?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let message = String::from_utf8_lossy(&output.stderr).lines().next().unwrap_or_default().to_owned();
-    Err(Error::Nft { name: network.name.clone(), message })
+    let message = || String::from_utf8_lossy(&output.stderr).lines().next().unwrap_or_default().to_owned();
+    Ok((!output.status.success()).then(message))
 }
 
 /// Asks nf_tables for a table of the family `inet` (linux/netfilter/nf_tables.h, NFT_MSG_GETTABLE).

@@ -13,6 +13,7 @@ use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
 
 use crate::lease::Pool;
 use crate::network::{DEFAULT, Definition, Wanted, is_name};
+use crate::ports::Ports;
 use crate::wire::Wire;
 use crate::{Error, Result, Subnet, bridge, file, rules};
 
@@ -42,6 +43,12 @@ impl Networks {
     #[must_use]
     pub fn pool(&self, name: &str) -> Pool {
         Pool::new(&self.memory, name)
+    }
+
+    /// The published ports of the machine.
+    #[must_use]
+    pub fn ports(&self) -> Ports {
+        Ports::new(&self.memory)
     }
 
     /// Finds a network. The default one is made when it is absent.

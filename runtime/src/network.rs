@@ -9,7 +9,8 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use vctx_context::namespace::{Joined, Kind};
 use vctx_netns::network::Definition;
-use vctx_netns::{Networks, bridge};
+use vctx_netns::ports::{Ports, Publish};
+use vctx_netns::{Networks, bridge, rules};
 
 use crate::state::{Context, Lock, Store};
 use crate::undo::{Step, Undo};
@@ -26,6 +27,8 @@ pub struct Wanted {
     pub address: Option<IpAddr>,
     /// Names under which others of the network find it.
     pub names: Vec<String>,
+    /// Ports of the machine that lead to it.
+    pub ports: Vec<Publish>,
 }
 
 /// What a context has of a network.
@@ -39,12 +42,23 @@ pub struct Attached {
     pub addresses: Vec<IpAddr>,
     /// Its device on the host.
     pub port: Option<String>,
+    /// The network's device.
+    pub bridge: String,
+    /// Ports of the machine that lead to it.
+    pub ports: Vec<Publish>,
 }
 
 impl Wanted {
     /// What the state says before anything is made.
     pub(crate) fn announced(&self) -> Attached {
-        Attached { network: self.definition.name.clone(), lease: None, addresses: Vec::new(), port: None }
+        Attached {
+            network: self.definition.name.clone(),
+            lease: None,
+            addresses: Vec::new(),
+            port: None,
+            bridge: self.definition.bridge(),
+            ports: self.ports.clone(),
+        }
     }
 }
 
@@ -54,10 +68,9 @@ pub(crate) fn lease(store: &Store, wanted: &Wanted, context: &mut Context, undo:
     let id = context.state.id.clone();
     let pool = wanted.networks.pool(&network.name);
     let lock = pool.lock()?;
-    let bridge =
-        bridge::up(network, || Ok(pool.leases(&lock)?.into_iter().map(|(lease, _)| lease).collect()))?;
+    let bridge = bring_up(store, network, || Ok(pool.leases(&lock)?))?;
     let alive = |holder: &str, lease: u32| store.holds_lease(holder, &network.name, lease);
-    let lease = pool.take(&lock, network, &id, wanted.address, alive)?;
+    let (lease, dead) = pool.take(&lock, network, &id, wanted.address, alive)?;
     let attached = Attached {
         lease: Some(lease),
         addresses: network.addresses(lease),
@@ -65,10 +78,33 @@ pub(crate) fn lease(store: &Store, wanted: &Wanted, context: &mut Context, undo:
         ..wanted.announced()
     };
     undo.push(Step::LeaveNetwork(store.root().to_owned(), id, attached.clone()));
+    // Ports of a dead context must not lead to who has its address now.
+    if let Some(own) = dead.and_then(|dead| store.open(&dead).ok()?.state.network) {
+        rules::withdraw(&own.bridge, &own.ports);
+    }
+    rules::admit(network, lease)?;
+    publish(store, wanted, &context.state.id, lease)?;
     pool.add_names(&lock, network, lease, &wanted.names)?;
     context.state.network = Some(attached);
     context.write()?;
     Ok(bridge)
+}
+
+/// Takes the ports of the machine, and redirects them.
+fn publish(store: &Store, wanted: &Wanted, id: &str, lease: u32) -> Result<()> {
+    if wanted.ports.is_empty() {
+        return Ok(());
+    }
+    let ports = wanted.networks.ports();
+    let lock = ports.lock()?;
+    for publish in &wanted.ports {
+        if ports.take(&lock, publish, id, |holder| store.is_alive(holder))? {
+            for network in wanted.networks.list()? {
+                rules::withdraw(&network.bridge(), std::slice::from_ref(publish));
+            }
+        }
+    }
+    Ok(rules::publish(&wanted.definition, lease, &wanted.ports)?)
 }
 
 /// Makes the device of a context whose process is there.
@@ -88,6 +124,7 @@ pub(crate) fn leave(state_root: &Path, id: &str, attached: &Attached) -> Result<
         return Ok(());
     }
     let lock = pool.lock()?;
+    give_ports_back(&memory, id, attached)?;
     let own: Vec<u32> = match attached.lease {
         Some(lease) => vec![lease],
         // A killed create: the lease may have been taken and not yet written down.
@@ -106,6 +143,27 @@ pub(crate) fn leave(state_root: &Path, id: &str, attached: &Attached) -> Result<
     Ok(())
 }
 
+fn give_ports_back(memory: &Path, id: &str, attached: &Attached) -> Result<()> {
+    if attached.ports.is_empty() {
+        return Ok(());
+    }
+    let ports = Ports::new(memory);
+    let lock = ports.lock()?;
+    for publish in &attached.ports {
+        let given = ports.give_back(&lock, publish, id)?;
+        if given.len() == usize::from(publish.count) {
+            rules::withdraw(&attached.bridge, std::slice::from_ref(publish));
+            continue;
+        }
+        // Some went to others meanwhile, or were never taken.
+        for host in given {
+            let one = Publish { host, guest: host, count: 1, ..publish.clone() };
+            rules::withdraw(&attached.bridge, &[one]);
+        }
+    }
+    Ok(())
+}
+
 /// Repairs: gives back what dead contexts have left, and makes missing bridges and rules of networks in use anew. Gives a
 /// line for each thing done.
 ///
@@ -114,7 +172,17 @@ pub(crate) fn leave(state_root: &Path, id: &str, attached: &Attached) -> Result<
 /// A network cannot be read or brought up.
 pub fn prune(store: &Store, networks: &Networks) -> Result<Vec<String>> {
     let mut done = Vec::new();
-    for network in networks.list()? {
+    let all = networks.list()?;
+    let ports = networks.ports();
+    for (publish, id) in ports.clear(&ports.lock()?, |id| store.is_alive(id))? {
+        all.iter().for_each(|network| rules::withdraw(&network.bridge(), std::slice::from_ref(&publish)));
+        done.push(format!(
+            "gave back the port {}/{} of {id}, which is gone",
+            publish.protocol(),
+            publish.host
+        ));
+    }
+    for network in all {
         let name = &network.name;
         let pool = networks.pool(name);
         if !pool.folder().exists() {
@@ -124,22 +192,51 @@ pub fn prune(store: &Store, networks: &Networks) -> Result<Vec<String>> {
         let mut alive = Vec::new();
         for (lease, id) in pool.leases(&lock)? {
             if store.holds_lease(&id, name, lease) {
-                alive.push(lease);
+                alive.push((lease, id));
             } else {
                 pool.give_back(&lock, lease, &id)?;
                 pool.remove_names(&lock, &id)?;
                 done.push(format!("{name}: gave back number {lease} of {id}, which is gone"));
             }
         }
-        if !alive.is_empty() && !bridge::is_up(&network)? {
-            bridge::up(&network, || Ok(alive))?;
+        if !alive.is_empty() && bridge::find(&network)?.is_none() {
+            bring_up(store, &network, || Ok(alive))?;
             done.push(format!("{name}: made the bridge {} or its rules anew", network.bridge()));
         }
     }
     Ok(done)
 }
 
+/// Brings a network up. A bridge or rules that had to be made anew get what they have lost: the ports of the bridge, those
+/// of the machine, and who may send beyond the usual numbers. Gives the number of the bridge.
+fn bring_up(
+    store: &Store,
+    network: &Definition,
+    contexts: impl FnOnce() -> Result<Vec<(u32, String)>>,
+) -> Result<u32> {
+    if let Some(bridge) = bridge::find(network)? {
+        return Ok(bridge);
+    }
+    let contexts = contexts()?;
+    let leases: Vec<u32> = contexts.iter().map(|(lease, _)| *lease).collect();
+    let bridge = bridge::make(network, &leases)?;
+    for (lease, id) in contexts {
+        rules::admit(network, lease)?;
+        if let Some(own) = store.open(&id).ok().and_then(|context| context.state.network) {
+            rules::publish(network, lease, &own.ports)?;
+        }
+    }
+    Ok(bridge)
+}
+
 impl Store {
+    /// The context lives, or is being made.
+    #[must_use]
+    pub fn is_alive(&self, id: &str) -> bool {
+        Lock::is_held(&self.root().join(id))
+            || self.open(id).is_ok_and(|context| context.alive().is_ok_and(|alive| alive.is_some()))
+    }
+
     /// The context lives, or is being made, and has this lease.
     #[must_use]
     pub fn holds_lease(&self, id: &str, network: &str, lease: u32) -> bool {

@@ -217,7 +217,12 @@ impl Drop for Host {
 
 /// The shell command that asks the server at an address or name, with a bound in seconds.
 pub fn wget(server: &str, seconds: u32) -> String {
-    let server = if server.contains(':') { format!("[{server}]") } else { server.into() };
+    // An address of version 6 without a port.
+    let server = if server.matches(':').count() > 1 && !server.starts_with('[') {
+        format!("[{server}]")
+    } else {
+        server.into()
+    };
     format!("timeout {seconds} wget -qO- http://{server}/cgi-bin/who")
 }
 

@@ -20,7 +20,7 @@ fn pool() -> (tempfile::TempDir, Pool, Definition) {
 fn numbers_go_round_and_end() {
     let (_folder, pool, network) = pool();
     let lock = pool.lock().unwrap();
-    let take = |id: &str| pool.take(&lock, &network, id, None, |_, _| true);
+    let take = |id: &str| pool.take(&lock, &network, id, None, |_, _| true).map(|(lease, _)| lease);
     let taken: Vec<u32> = ["a", "b", "c", "d", "e"].iter().map(|id| take(id).unwrap()).collect();
     assert_eq!(taken, [2, 3, 4, 5, 6]);
     assert!(matches!(take("f"), Err(Error::Exhausted(name)) if name == "blue"));
@@ -36,10 +36,10 @@ fn the_dead_make_room_only_when_there_is_none_else() {
     let (_folder, pool, network) = pool();
     let lock = pool.lock().unwrap();
     let take = |id: &str| pool.take(&lock, &network, id, None, |holder, _| holder != "dead");
-    assert_eq!(take("dead").unwrap(), 2);
-    let others: Vec<u32> = (3..=6).map(|_| take("living").unwrap()).collect();
+    assert_eq!(take("dead").unwrap(), (2, None));
+    let others: Vec<u32> = (3..=6).map(|_| take("living").unwrap().0).collect();
     assert_eq!(others, [3, 4, 5, 6]);
-    assert_eq!(take("new").unwrap(), 2);
+    assert_eq!(take("new").unwrap(), (2, Some("dead".into())));
     // The one whose place was taken does not give back what is no longer its own.
     assert!(!pool.give_back(&lock, 2, "dead").unwrap());
     assert!(pool.give_back(&lock, 2, "new").unwrap());
@@ -50,7 +50,8 @@ fn an_address_is_given_once() {
     let (_folder, pool, network) = pool();
     let lock = pool.lock().unwrap();
     let ask = |id: &str, address: &str| {
-        pool.take(&lock, &network, id, Some(address.parse().unwrap()), |holder, _| holder != "dead")
+        let alive = |holder: &str, _| holder != "dead";
+        pool.take(&lock, &network, id, Some(address.parse().unwrap()), alive).map(|(lease, _)| lease)
     };
     assert_eq!(ask("a", "10.0.0.5").unwrap(), 5);
     assert!(matches!(ask("b", "10.0.0.5"), Err(Error::Taken { holder, .. }) if holder.contains("\"a\"")));
