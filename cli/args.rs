@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
+use crate::image_args::ImageVerb;
 use crate::run_args::RunArgs;
 use crate::values::{self, NumericUser, Signal, Size};
 
@@ -29,7 +30,7 @@ static VERSION: LazyLock<String> = LazyLock::new(|| {
 /// Run isolated contexts on one Linux kernel.
 ///
 /// vctx is an OCI runtime with runc's command line, and runs commands in contexts made from the host itself
-/// (`vctx run host -- CMD`), a folder, or an OCI bundle. Our own failures exit 125 for `run` and `info`, 255 for
+/// (`vctx run host -- CMD`), an image, a folder, or an OCI bundle. Our own failures exit 125 for `run` and `info`, 255 for
 /// `exec`, and 1 for the other verbs; otherwise `run` and `exec` exit as the guest did, 128 plus the signal's number if
 /// it was killed.
 #[derive(Debug, Parser)]
@@ -126,6 +127,9 @@ pub(crate) enum Verb {
     Spec(SpecArgs),
     /// Print what this build can do as JSON (runtime-spec, features.md).
     Features(FeaturesArgs),
+    /// Take images in and out, list and remove them.
+    #[command(subcommand)]
+    Image(ImageVerb),
     /// Tell what this machine offers, what is missing, and which package brings it.
     Info(InfoArgs),
 }

@@ -16,6 +16,11 @@ pub(crate) enum Error {
     /// What its root is made of.
     #[error(transparent)]
     Storage(#[from] vctx_storage::Error),
+    /// Images.
+    #[error(transparent)]
+    Image(#[from] vctx_storage::image::Error),
+    #[error("cannot enter a user namespace, in which an ordinary user's images are kept")]
+    Apart(#[source] io::Error),
     #[error("cannot find the bundle {}; give its folder with --bundle", path.display())]
     Bundle { path: PathBuf, source: io::Error },
     #[error("cannot send the pidfd to {}", path.display())]

@@ -12,6 +12,8 @@ mod exec;
 mod features;
 mod grants;
 mod handles;
+mod image;
+mod image_args;
 mod info;
 mod log;
 mod native;
@@ -77,6 +79,7 @@ fn act(global: &Global, verb: Verb) -> Result<ExitCode, Error> {
         Verb::List(args) => show::list(global, args),
         Verb::Spec(args) => spec::run(global, args),
         Verb::Features(args) => features::run(global, args),
+        Verb::Image(verb) => image::run(global, verb),
         Verb::Info(args) => info::run(global, args),
     }
 }
