@@ -11,6 +11,7 @@ use clap::{ArgAction, ArgMatches, Args, Command, FromArgMatches, Parser, Subcomm
 
 use vctx_context::cgroup::Subgroup;
 
+use crate::image_args::ImageArgs;
 use crate::network_args::NetworkArgs;
 use crate::run_args::RunArgs;
 use crate::values::{self, NumericUser, Signal, Size};
@@ -32,7 +33,7 @@ static VERSION: LazyLock<String> = LazyLock::new(|| {
 /// Run isolated contexts on one Linux kernel.
 ///
 /// vctx is an OCI runtime with runc's command line, and runs commands in contexts made from the host itself
-/// (`vctx run host -- CMD`), a folder, or an OCI bundle. Our own failures exit 125 for `run` and `info`, 255 for
+/// (`vctx run host -- CMD`), an image, a folder, or an OCI bundle. Our own failures exit 125 for `run` and `info`, 255 for
 /// `exec`, and 1 for the other verbs; otherwise `run` and `exec` exit as the guest did, 128 plus the signal's number if
 /// it was killed.
 #[derive(Debug, Parser)]
@@ -174,6 +175,8 @@ verbs! {
     Spec(SpecArgs) = "spec",
     /// Print what this build can do as JSON (runtime-spec, features.md).
     Features(FeaturesArgs) = "features",
+    /// Take images in and out, list and remove them.
+    Image(ImageArgs) = "image",
     /// Tell what this machine offers, what is missing, and which package brings it.
     Info(InfoArgs) = "info",
     /// Define, list, remove and repair networks.

@@ -19,6 +19,11 @@ pub(crate) enum Error {
     /// A network.
     #[error(transparent)]
     Network(#[from] vctx_netns::Error),
+    /// Images.
+    #[error(transparent)]
+    Image(#[from] vctx_storage::image::Error),
+    #[error("cannot enter a user namespace, in which an ordinary user's images are kept")]
+    Apart(#[source] io::Error),
     #[error("cannot find the bundle {}; give its folder with --bundle", path.display())]
     Bundle { path: PathBuf, source: io::Error },
     #[error("cannot send the pidfd to {}", path.display())]

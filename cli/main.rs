@@ -12,6 +12,8 @@ mod exec;
 mod features;
 mod grants;
 mod handles;
+mod image;
+mod image_args;
 mod info;
 mod log;
 mod native;
@@ -81,6 +83,7 @@ fn act(global: &Global, verb: Verb) -> Result<ExitCode, Error> {
         Verb::Features(args) => features::run(global, *args),
         Verb::Info(args) => info::run(global, *args),
         Verb::Network(args) => network::run(global, args.verb),
+        Verb::Image(args) => image::run(global, args.verb),
     }
 }
 

@@ -26,6 +26,27 @@ pub(crate) fn text(text: &str) -> Result<(), Error> {
     }
 }
 
+/// Standard output for bytes that are no text.
+pub(crate) fn stream() -> impl Write {
+    io::stdout().lock()
+}
+
+/// An amount of bytes for people, in decimal units with three digits, such as `4.51 MB`.
+pub(crate) fn size(bytes: u64) -> String {
+    let mut amount = bytes as f64;
+    let mut units = ["B", "kB", "MB", "GB", "TB", "PB", "EB"].iter();
+    let mut unit = units.next().unwrap_or(&"");
+    for larger in units {
+        if amount < 999.5 {
+            break;
+        }
+        amount /= 1000.0;
+        unit = larger;
+    }
+    let digits = if *unit == "B" || amount >= 99.95 { 0 } else { 1 + usize::from(amount < 9.995) };
+    format!("{amount:.digits$} {unit}")
+}
+
 fn columns(rows: &[Vec<String>]) -> String {
     let rows: Vec<Vec<String>> =
         rows.iter().map(|row| row.iter().map(|cell| escape(cell)).collect()).collect();
@@ -93,6 +114,15 @@ mod tests {
             (1_767_323_045, "2026-01-02T03:04:05.000000000Z"),
         ] {
             assert_eq!(rfc3339(UNIX_EPOCH + Duration::from_secs(seconds)), date);
+        }
+    }
+
+    #[test]
+    fn sizes_have_three_digits() {
+        for (bytes, text) in
+            [(0, "0 B"), (999, "999 B"), (1000, "1.00 kB"), (4_512_345, "4.51 MB"), (116_540_000, "117 MB")]
+        {
+            assert_eq!(size(bytes), text);
         }
     }
 

@@ -3,27 +3,33 @@
 use std::process::ExitCode;
 
 use vctx_context::terminal;
-use vctx_runtime::create::{Console, Request, Start};
+use vctx_runtime::create::{Console, Start};
 
 use crate::args::Global;
 use crate::create::{of_bundle, store};
 use crate::error::Error;
 use crate::handles;
 use crate::log::Log;
+use crate::native::Native;
 use crate::run_args::RunArgs;
 use crate::supervise::{Signals, Supervisor, become_subreaper};
 
 /// Runs the verb. In the foreground it ends as the guest does.
 pub(crate) fn run(global: &Global, args: RunArgs) -> Result<ExitCode, Error> {
-    let (request, keep) = match &args.bundle {
-        Some(bundle) => (of_bundle(global, &args.target, bundle, &args.handles, Start::Now)?, args.keep),
+    let asked = match &args.bundle {
+        Some(bundle) => Native {
+            request: of_bundle(global, &args.target, bundle, &args.handles, Start::Now)?,
+            keep: args.keep,
+            lock: None,
+        },
         None => crate::native::request(global, &args)?,
     };
-    live(global, &args, request, keep)
+    live(global, &args, asked)
 }
 
 /// Creates the context, and unless it is detached, waits for its end and removes it.
-fn live(global: &Global, args: &RunArgs, mut request: Request, keep: bool) -> Result<ExitCode, Error> {
+fn live(global: &Global, args: &RunArgs, asked: Native) -> Result<ExitCode, Error> {
+    let Native { mut request, keep, lock } = asked;
     let store = store(global);
     let wants_terminal = request
         .config
@@ -57,8 +63,8 @@ fn live(global: &Global, args: &RunArgs, mut request: Request, keep: bool) -> Re
     let signals = Signals::take()?;
     let created = vctx_runtime::create::create(&store, request)?;
     Log::new(global).warnings(&created.warnings);
-    // Other commands must be able to reach the context while it runs.
-    drop(created.lock);
+    // Other commands must be able to reach the context while it runs, and to change the store of images.
+    drop((created.lock, lock));
     let result = handles::send_pidfd(args.handles.pidfd_socket.as_deref(), &created.child)
         .and_then(|()| Supervisor::new(signals, created.child, own_terminal).run());
     if result.is_err() {

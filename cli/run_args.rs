@@ -1,7 +1,7 @@
 //! The options of `vctx run`, in groups; part of `args.rs`.
 //!
 //! One type for two forms: with `--bundle` it is runc's (`run -b BUNDLE ID`), without it the native one
-//! (`run TARGET [-- CMD...]`), where TARGET is `host` or a folder. Options of the native form conflict with `--bundle`
+//! (`run TARGET [-- CMD...]`), where TARGET is `host`, an image or a folder. Options of the native form conflict with `--bundle`
 //! by group, so that none is silently ignored.
 
 use std::net::IpAddr;
@@ -39,7 +39,7 @@ pub(crate) struct RunArgs {
     pub(crate) mounts: Mounts,
     #[command(flatten)]
     pub(crate) security: Security,
-    /// `host`, a folder with a root file system, or with --bundle the name of the context.
+    /// `host`, an image, a folder with a root file system (./NAME), or with --bundle the name of the context.
     #[arg(value_name = "TARGET")]
     pub(crate) target: String,
     /// Command and its arguments; from its first word on, everything belongs to it.
@@ -76,6 +76,9 @@ pub(crate) struct Process {
     /// Working directory in the context.
     #[arg(short, long, value_name = "DIR")]
     pub(crate) workdir: Option<PathBuf>,
+    /// Program of an image to execute, before the command; empty for none [default: what the image says].
+    #[arg(long, value_name = "PROGRAM")]
+    pub(crate) entrypoint: Option<String>,
     /// User and group in the context, by name or number.
     #[arg(short, long, value_name = "USER[:GROUP]")]
     pub(crate) user: Option<User>,

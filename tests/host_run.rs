@@ -44,20 +44,20 @@ pub fn cases() -> Vec<Case> {
 }
 
 /// A user at a shell, with a state root and home of their own.
-struct User {
-    folder: PathBuf,
+pub struct User {
+    pub folder: PathBuf,
     uid: u32,
-    marker: String,
+    pub marker: String,
 }
 
 impl User {
     /// Whoever runs the tests.
-    fn me() -> User {
+    pub fn me() -> User {
         User::with_uid(Uid::effective().as_raw())
     }
 
     /// A user without any privilege.
-    fn ordinary() -> User {
+    pub fn ordinary() -> User {
         User::with_uid(if Uid::effective().is_root() { 65534 } else { Uid::effective().as_raw() })
     }
 
@@ -72,16 +72,16 @@ impl User {
         User { folder, uid, marker }
     }
 
-    fn path(&self, name: &str) -> String {
+    pub fn path(&self, name: &str) -> String {
         self.folder.join(name).to_str().unwrap().to_string()
     }
 
-    fn store(&self) -> PathBuf {
+    pub fn store(&self) -> PathBuf {
         self.folder.join("store")
     }
 
     /// vctx with a state root of this user's.
-    fn command(&self, args: &[&str]) -> Command {
+    pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(runtime_for_everybody());
         command.arg("--root").arg(self.store()).args(args);
         command.env("VCTX_TEST_ID", &self.marker).current_dir(self.folder.join("work"));
@@ -107,7 +107,7 @@ fn runtime_for_everybody() -> &'static PathBuf {
 
 impl User {
     #[track_caller]
-    fn call(&self, args: &[&str]) -> Output {
+    pub fn call(&self, args: &[&str]) -> Output {
         command::run(&mut self.command(args))
     }
 

@@ -23,6 +23,7 @@ mod filesystem;
 mod hooks;
 mod host_run;
 mod idmapped;
+mod images;
 mod invariants;
 mod lifecycle;
 mod namespaces;
@@ -76,6 +77,7 @@ fn main() {
     suites.add("faults", &[Root, Vctx], faults::cases());
     suites.add("rootless", &[Root], rootless::cases());
     suites.add("host_run", &[Vctx], host_run::cases());
+    suites.add("images", &[Vctx], images::cases());
     suites.add("podman", &[Root, Program("podman"), Program("conmon")], engine_podman::cases());
     suites.add("podman_rootless", &[Root, Program("podman"), Program("conmon")], podman_rootless::cases());
     suites.add("containerd", &[Root, Program("containerd"), Program("ctr")], engine_containerd::cases());

@@ -81,7 +81,7 @@ fn mappings(args: &RunArgs) -> Result<Option<Mappings>, NativeError> {
 }
 
 /// Root inside is the caller. The others are of the caller's subordinate ranges, where there are such.
-fn usual() -> Mappings {
+pub(crate) fn usual() -> Mappings {
     let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
     let mut mappings = Mappings::single((0, 0), (uid, gid));
     if !["newuidmap", "newgidmap"].iter().all(|helper| is_installed(helper)) {
@@ -125,17 +125,18 @@ fn first_range(text: &str, uid: u32, name: &str) -> Option<Range> {
 }
 
 fn user(args: &RunArgs, target: &Target) -> Result<User, NativeError> {
-    let Some(wanted) = &args.process.user else {
-        return Ok(User { uid: 0, gid: 0, groups: Vec::new(), home: "/root".into() });
-    };
     let text = |account: &Account| match account {
         Account::Id(id) => id.to_string(),
         Account::Name(name) => name.clone(),
     };
-    let mut spec = text(&wanted.user);
-    if let Some(group) = &wanted.group {
-        spec = format!("{spec}:{}", text(group));
-    }
+    let spec = match (&args.process.user, target.settings()) {
+        (Some(wanted), _) => match &wanted.group {
+            Some(group) => format!("{}:{}", text(&wanted.user), text(group)),
+            None => text(&wanted.user),
+        },
+        (None, Some(settings)) if !settings.user.is_empty() => settings.user.clone(),
+        _ => return Ok(User { uid: 0, gid: 0, groups: Vec::new(), home: "/root".into() }),
+    };
     let open = |file: &'static str| -> Result<Box<dyn BufRead>, NativeError> {
         // A pipe in the root must not make us wait.
         match target.open(Path::new(file), OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY) {

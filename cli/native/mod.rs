@@ -2,9 +2,9 @@
 //! them. From there on the path is the one of a bundle.
 //!
 //! `target` says what the root is made of, `ids` who the guest is on the host and inside, `mounts` what is mounted in the
-//! root, `network` what it is attached to, `security` what the guest may do, `limits` what it may use. What the guest gets of the caller's environment is
-//! TERM with a terminal, and LANG with `host`, whose locales it shares; everything else is asked for with --env. Its
-//! working folder is the caller's where that is shared, else `/`.
+//! root, `network` what it is attached to, `security` what the guest may do, `limits` what it may use. What the guest gets
+//! of the caller's environment is TERM with a terminal, and LANG with `host`, whose locales it shares; everything else is asked for with --env, or said
+//! by an image. Its working folder is the caller's where that is shared, else the image's or `/`.
 
 mod ids;
 mod limits;
@@ -28,12 +28,16 @@ use vctx_netns::Network;
 use vctx_runtime::config::Config;
 use vctx_runtime::create::{Console, Request, Start};
 use vctx_runtime::state;
+use vctx_storage::image::Lock;
 
 use crate::args::{Global, SPEC_VERSION};
 use crate::error::Error;
 use crate::grants::Clock;
 use crate::handles;
 use crate::run_args::RunArgs;
+use crate::values::Signal;
+pub(crate) use ids::usual as own_ids;
+
 use ids::Ids;
 use target::{Root, Target};
 
@@ -42,7 +46,9 @@ const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin
 /// A failed step on the way from the options to the configuration.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NativeError {
-    #[error("there is no {0:?} to run; give `host`, a folder (./{0}), or -b BUNDLE ID; images come later")]
+    #[error(
+        "there is no image or folder {0:?}; `vctx image ls` lists the images, and `vctx image import` takes one in"
+    )]
     Target(String),
     #[error("cannot run in {}", path.display())]
     Folder { path: PathBuf, source: std::io::Error },
@@ -92,12 +98,21 @@ pub(crate) enum NativeError {
     NotRunning(String),
 }
 
-/// What is asked for, and whether the context is kept when it has ended.
-pub(crate) fn request(global: &Global, args: &RunArgs) -> Result<(Request, bool), Error> {
+/// What is asked for, and how long what it needs is held.
+pub(crate) struct Native {
+    pub(crate) request: Request,
+    /// The context is kept when it has ended.
+    pub(crate) keep: bool,
+    /// Keeps the layers of an image until the context has been created.
+    pub(crate) lock: Option<Lock>,
+}
+
+/// From the options to a request.
+pub(crate) fn request(global: &Global, args: &RunArgs) -> Result<Native, Error> {
     let store = crate::create::store(global);
     let name = args.process.name.clone().unwrap_or_else(made_up_name);
     state::check_id(&name)?;
-    let target = Target::of(&args.target)?;
+    let (target, lock) = Target::of(global, &args.target)?;
     let ids = Ids::of(args, &target)?;
     let keep = args.keep || !(args.process.rm || args.mounts.ephemeral);
     let root = Root::of(global, args, &name, &target, &ids)?;
@@ -120,7 +135,7 @@ pub(crate) fn request(global: &Global, args: &RunArgs) -> Result<(Request, bool)
         folders: root.folders,
         network,
     };
-    Ok((request, keep))
+    Ok(Native { request, keep, lock })
 }
 
 /// Nobody has the name, and no changes lie where the new ones will: those of a context whose state is gone, as after the
@@ -174,7 +189,7 @@ fn spec(
             "user": { "uid": ids.user.uid, "gid": ids.user.gid, "additionalGids": ids.user.groups },
             "args": command(args, target),
             "env": environment(args, target, terminal)?,
-            "cwd": args.process.workdir.clone().unwrap_or(mounts.cwd),
+            "cwd": working_folder(args, target, mounts.cwd),
             "capabilities": { "bounding": names, "effective": effective, "permitted": effective },
             "rlimits": limits::rlimits(args),
             "noNewPrivileges": security::no_new_privileges(args),
@@ -237,8 +252,20 @@ fn time_offsets(args: &RunArgs) -> HashMap<&'static str, Value> {
 fn annotations(args: &RunArgs, target: &Target) -> HashMap<String, String> {
     let process = &args.process;
     let asked = process.annotation.iter().map(|one| (one.key.clone(), one.value.clone()));
+    // Of what an image says, nothing but the signal gets here: annotations choose what the host does.
+    let signal = target.settings().map(|settings| &*settings.stop_signal);
+    let signal = signal.filter(|signal| signal.parse::<Signal>().is_ok());
+    let signal = signal.map(|signal| ("org.opencontainers.image.stopSignal".to_owned(), signal.to_owned()));
     let labels = process.label.iter().map(|one| (format!("vctx.label.{}", one.key), one.value.clone()));
-    pairs(std::iter::once(("vctx.target".into(), target.to_string())).chain(asked).chain(labels))
+    let target = ("vctx.target".into(), target.to_string());
+    pairs(std::iter::once(target).chain(signal).chain(asked).chain(labels))
+}
+
+/// Asked for, or that of a share, or the image's.
+fn working_folder(args: &RunArgs, target: &Target, shared: PathBuf) -> PathBuf {
+    let of_image = target.settings().map(|settings| Path::new("/").join(&settings.working_dir));
+    let own = if shared == Path::new("/") { of_image } else { None };
+    args.process.workdir.clone().or(own).unwrap_or(shared)
 }
 
 fn pairs(list: impl Iterator<Item = (String, String)>) -> HashMap<String, String> {
@@ -252,26 +279,41 @@ fn terminal(args: &RunArgs) -> bool {
     process.tty || (!process.no_tty && usual())
 }
 
-/// The command, or else the caller's shell where the guest has it.
+/// What is executed: the entry point and the command, each the caller's or else the image's; or else the caller's shell
+/// where the guest has it. The command of an image belongs to its own entry point.
 fn command(args: &RunArgs, target: &Target) -> Vec<String> {
-    if !args.command.is_empty() {
-        return args.command.clone();
+    let settings = target.settings();
+    let (mut words, own_command) = match (&args.process.entrypoint, settings) {
+        (Some(entrypoint), _) => (Vec::from_iter((!entrypoint.is_empty()).then(|| entrypoint.clone())), None),
+        (None, Some(settings)) => (settings.entrypoint.clone(), Some(&settings.cmd)),
+        (None, None) => (Vec::new(), None),
+    };
+    words.extend_from_slice(if args.command.is_empty() {
+        own_command.map_or(&[], Vec::as_slice)
+    } else {
+        &args.command
+    });
+    if !words.is_empty() {
+        return words;
     }
     let shell = std::env::var("SHELL").ok().filter(|shell| target.has_program(Path::new(shell)));
     vec![shell.unwrap_or_else(|| "/bin/sh".into())]
 }
 
-/// Later variables win over earlier ones of the same name: ours, those of files, those of --env.
+/// Later variables win over earlier ones of the same name: ours, the image's, those of files, those of --env.
 fn environment(args: &RunArgs, target: &Target, terminal: bool) -> Result<Vec<String>, Error> {
     let mut list = vec![PATH.to_owned(), "container=vctx".into()];
     let own = |name: &str| std::env::var(name).ok().map(|value| format!("{name}={value}"));
     if terminal {
         list.push(own("TERM").unwrap_or_else(|| "TERM=xterm".into()));
     }
-    if let Target::Host = target {
+    if target.is_host() {
         list.extend(own("LANG"));
     }
-    let mut asked = Vec::new();
+    // A name alone has no value, and is no variable.
+    let of_image = target.settings().into_iter().flat_map(|settings| &settings.env);
+    let mut asked: Vec<String> =
+        of_image.filter(|one| one.find('=').is_some_and(|at| at > 0)).cloned().collect();
     for path in &args.process.env_file {
         let text = std::fs::read_to_string(path)
             .map_err(|source| NativeError::EnvFile { path: path.clone(), source })?;

@@ -55,7 +55,7 @@ impl Mounts {
         let mut mounts = Mounts { cwd: "/".into(), ..Mounts::default() };
         let asked = mounts.asked(args, ids)?;
         mounts.parts(args, root);
-        if *target == Target::Host {
+        if target.is_host() {
             mounts.hide(args, ids, root, &asked);
         } else {
             mounts.masked.extend(MASKED.map(String::from));

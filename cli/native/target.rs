@@ -1,4 +1,4 @@
-//! What the root is made of: the host, or a folder.
+//! What the root is made of: the host, an image, or a folder.
 
 use std::ffi::CString;
 use std::fmt;
@@ -11,6 +11,8 @@ use rustix::fs::{CWD, Mode, OFlags, openat};
 use vctx_context::child::resolve;
 use vctx_runtime::plan::RootFs;
 use vctx_storage::host::{self, HIDDEN, Part};
+use vctx_storage::image::spec::Settings;
+use vctx_storage::image::{Access, Digest, Lock, lookup};
 use vctx_storage::{Layers, Lifetime, NewFolder, Place, mounts};
 
 use super::NativeError;
@@ -20,12 +22,25 @@ use crate::error::Error;
 use crate::run_args::RunArgs;
 
 /// What TARGET names.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum Target {
     /// The machine's own root.
     Host,
     /// A folder with a root file system, absolute.
     Folder(PathBuf),
+    /// An image of the store.
+    Image(Box<ImageTarget>),
+}
+
+/// An image that is to be run.
+#[derive(Debug)]
+pub(super) struct ImageTarget {
+    name: String,
+    manifest: Digest,
+    /// Folders of its layers, the topmost first.
+    layers: Vec<PathBuf>,
+    /// How it wants to be run.
+    pub(super) settings: Settings,
 }
 
 /// The root of one context.
@@ -46,43 +61,66 @@ pub(super) struct Root {
 }
 
 impl Target {
-    pub(super) fn of(text: &str) -> Result<Target, NativeError> {
+    /// What the text names. For an image also the lock that keeps its layers until the context has them.
+    pub(super) fn of(global: &Global, text: &str) -> Result<(Target, Option<Lock>), Error> {
         if text == "host" {
-            return Ok(Target::Host);
+            return Ok((Target::Host, None));
+        }
+        let is_path = text.starts_with(['/', '.']);
+        if !is_path && let Some((image, lock)) = ImageTarget::of(global, text)? {
+            return Ok((Target::Image(Box::new(image)), Some(lock)));
         }
         let path = match Path::new(text).canonicalize() {
             Ok(path) => path,
             // What does not look like a path may be meant as the name of an image.
-            Err(error) if error.kind() == io::ErrorKind::NotFound && !text.contains('/') => {
-                return Err(NativeError::Target(text.into()));
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !is_path => {
+                return Err(NativeError::Target(text.into()).into());
             }
-            Err(source) => return Err(NativeError::Folder { path: text.into(), source }),
+            Err(source) => return Err(NativeError::Folder { path: text.into(), source }.into()),
         };
         match path {
-            path if path == Path::new("/") => Err(NativeError::HostRoot(text.into())),
-            path if path.is_dir() => Ok(Target::Folder(path)),
-            _ => Err(NativeError::NoFolder(text.into())),
+            path if path == Path::new("/") => Err(NativeError::HostRoot(text.into()).into()),
+            path if path.is_dir() => Ok((Target::Folder(path), None)),
+            _ => Err(NativeError::NoFolder(text.into()).into()),
         }
     }
 
-    fn lower(&self) -> &Path {
+    pub(super) fn is_host(&self) -> bool {
+        matches!(self, Target::Host)
+    }
+
+    /// How an image wants to be run.
+    pub(super) fn settings(&self) -> Option<&Settings> {
         match self {
-            Target::Host => Path::new("/"),
-            Target::Folder(path) => path,
+            Target::Image(image) => Some(&image.settings),
+            _ => None,
+        }
+    }
+
+    /// The folders that the root is made of, the topmost first.
+    fn lowers(&self) -> Vec<&Path> {
+        match self {
+            Target::Host => vec![Path::new("/")],
+            Target::Folder(path) => vec![path],
+            Target::Image(image) => image.layers.iter().map(PathBuf::as_path).collect(),
         }
     }
 
     /// Opens a file of the root, whose links lead nowhere else.
     pub(super) fn open(&self, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
-        let root =
-            openat(CWD, self.lower(), OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        let folder = match self {
+            Target::Host => Path::new("/"),
+            Target::Folder(path) => path,
+            Target::Image(image) => return lookup::open(&image.layers, path, flags),
+        };
+        let root = openat(CWD, folder, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
         let path = CString::new(path.as_os_str().as_bytes())?;
         Ok(resolve::open(&root, &path, flags)?)
     }
 
     /// The guest will find this program.
     pub(super) fn has_program(&self, path: &Path) -> bool {
-        let hidden = *self == Target::Host && HIDDEN.iter().any(|hidden| path.starts_with(hidden));
+        let hidden = self.is_host() && HIDDEN.iter().any(|hidden| path.starts_with(hidden));
         path.is_absolute() && !hidden && self.open(path, OFlags::PATH).is_ok()
     }
 }
@@ -92,7 +130,31 @@ impl fmt::Display for Target {
         match self {
             Target::Host => f.write_str("host"),
             Target::Folder(path) => path.display().fmt(f),
+            Target::Image(image) => f.write_str(&image.name),
         }
+    }
+}
+
+impl ImageTarget {
+    fn of(global: &Global, text: &str) -> Result<Option<(ImageTarget, Lock)>, Error> {
+        use vctx_storage::image::Error as Failure;
+        let store = crate::image::store(global);
+        let image = match store.find(text) {
+            Err(Failure::Absent(_)) => return Ok(None),
+            image => image?,
+        };
+        let lock = store.lock(Access::Read)?;
+        let details = store.details(&image.manifest)?;
+        let layers = store.stack(&image, &details.config.rootfs.diff_ids, super::is_root())?;
+        let settings = details.config.config.unwrap_or_default();
+        Ok(Some((ImageTarget { name: image.name, manifest: image.manifest, layers, settings }, lock)))
+    }
+
+    /// Folders in the context's own that name the image, for garbage collection.
+    fn marks(&self, context: &Path) -> [NewFolder; 2] {
+        let mark = context.join("image");
+        let name = mark.join(self.manifest.hex());
+        [mark, name].map(|path| NewFolder { path, mode: 0o700 })
     }
 }
 
@@ -117,7 +179,7 @@ impl Root {
                 (of_parts(&layers, &parts), parts)
             }
             (Target::Host, false) => {
-                let root = overlay(&layers, target.lower(), false, &mut folders)?;
+                let root = overlay(&layers, &target.lowers(), false, &mut folders)?;
                 (root, host::mounted(&layers, &hidden)?)
             }
             (Target::Folder(path), user_namespace) => {
@@ -125,7 +187,12 @@ impl Root {
                     let (path, below) = (path.clone(), mount.point.clone());
                     return Err(vctx_storage::Error::MountsBelow { path, below }.into());
                 }
-                (overlay(&layers, path, user_namespace, &mut folders)?, Vec::new())
+                (overlay(&layers, &[path], user_namespace, &mut folders)?, Vec::new())
+            }
+            (Target::Image(image), user_namespace) => {
+                let root = overlay(&layers, &target.lowers(), user_namespace, &mut folders)?;
+                folders.extend(image.marks(&layers.folder));
+                (root, Vec::new())
             }
         };
         folders.extend(host::folders(&parts));
@@ -151,11 +218,11 @@ fn of_parts(layers: &Layers, parts: &[Part]) -> RootFs {
 
 fn overlay(
     layers: &Layers,
-    lower: &Path,
+    lowers: &[&Path],
     user_namespace: bool,
     folders: &mut Vec<NewFolder>,
 ) -> Result<RootFs, Error> {
-    let overlay = layers.overlay("0", lower, user_namespace)?;
+    let overlay = layers.overlay("0", lowers, user_namespace)?;
     folders.extend(overlay.folders);
     Ok(RootFs::Mount {
         kind: "overlay".into(),

@@ -15,7 +15,7 @@ fn ask(line: &str) -> Result<(Request, bool), Error> {
     let Verb::Run(args) = cli.verb else { panic!("not run") };
     let asked = request(&cli.global, &args);
     assert_eq!(std::fs::read_dir(state.path()).unwrap().count(), 0, "nothing is made yet");
-    asked
+    asked.map(|native| (native.request, native.keep))
 }
 
 fn spec_of(line: &str) -> Spec {

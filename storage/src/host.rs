@@ -116,7 +116,7 @@ fn take_apart(
 
 /// An overlay, or where that cannot be, the host's tree.
 fn part(layers: &Layers, path: &Path, number: usize, lower: bool, user_namespace: bool) -> Part {
-    match layers.overlay(&number.to_string(), path, user_namespace) {
+    match layers.overlay(&number.to_string(), &[path], user_namespace) {
         Ok(overlay) if lower => Part::Overlay(path.into(), overlay),
         _ => Part::Bind(path.into()),
     }

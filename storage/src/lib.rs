@@ -5,6 +5,7 @@
 //! results are descriptions, which the runtime makes in the context's own mount namespace.
 
 pub mod host;
+pub mod image;
 pub mod mounts;
 pub mod overlay;
 pub mod place;
@@ -41,6 +42,9 @@ pub enum Error {
         /// The path.
         path: PathBuf,
     },
+    /// An image of nothing.
+    #[error("the image has no layers, and so nothing to run")]
+    NoLower,
     /// A comma would end the option.
     #[error("{} contains a comma, which overlayfs cannot take; rename it, or bind it to another place", path.display())]
     Comma {

@@ -1,4 +1,4 @@
-//! One overlay: a lower folder that stays as it is, and an upper one that takes the changes.
+//! One overlay: lower folders that stay as they are, and an upper one that takes the changes.
 
 use std::path::{Path, PathBuf};
 
@@ -41,20 +41,21 @@ impl Layers {
         ]
     }
 
-    /// The overlay `name` of this context over `lower`, whose permission bits its top takes over.
+    /// The overlay `name` of this context over `lowers`, the topmost first, whose permission bits its top takes over.
     ///
     /// # Errors
     ///
     /// A path cannot be an option of a mount.
-    pub fn overlay(&self, name: &str, lower: &Path, user_namespace: bool) -> Result<Overlay, Error> {
+    pub fn overlay(&self, name: &str, lowers: &[&Path], user_namespace: bool) -> Result<Overlay, Error> {
         use std::os::unix::fs::MetadataExt;
-        let look = |source| Error::Look { path: lower.into(), source };
-        let mode = std::fs::metadata(lower).map_err(look)?.mode() & 0o7777;
+        let top = lowers.first().ok_or(Error::NoLower)?;
+        let look = |source| Error::Look { path: top.into(), source };
+        let mode = std::fs::metadata(top).map_err(look)?.mode() & 0o7777;
         let folder = self.folder.join(name);
         let (upper, work) = (folder.join("upper"), folder.join("work"));
-        let mut options = Vec::new();
-        for (key, path) in [("lowerdir", lower), ("upperdir", &upper), ("workdir", &work)] {
-            options.push((key.to_owned(), Some(option(key == "lowerdir", path)?)));
+        let mut options = lower_options(lowers)?;
+        for (key, path) in [("upperdir", &upper), ("workdir", &work)] {
+            options.push((key.to_owned(), Some(option(false, path)?)));
         }
         if user_namespace {
             // Attributes named trusted.* are for root of the host.
@@ -69,6 +70,15 @@ impl Layers {
             .to_vec();
         Ok(Overlay { options, folders })
     }
+}
+
+/// One list where it is short enough, which every kernel takes; else each folder by itself (Linux 6.7).
+fn lower_options(lowers: &[&Path]) -> Result<Vec<(String, Option<String>)>, Error> {
+    let list = lowers.iter().map(|lower| option(true, lower)).collect::<Result<Vec<_>, _>>()?.join(":");
+    if list.len() < LONGEST {
+        return Ok(vec![("lowerdir".into(), Some(list))]);
+    }
+    lowers.iter().map(|lower| Ok(("lowerdir+".into(), Some(option(false, lower)?)))).collect()
 }
 
 fn option(list: bool, path: &Path) -> Result<String, Error> {
@@ -94,11 +104,21 @@ mod tests {
         use std::os::unix::fs::PermissionsExt;
         let lower = tempfile::tempdir().unwrap();
         std::fs::set_permissions(lower.path(), std::fs::Permissions::from_mode(0o1777)).unwrap();
-        let overlay = layers().overlay("0", lower.path(), true).unwrap();
+        let overlay = layers().overlay("0", &[lower.path()], true).unwrap();
         assert_eq!(overlay.folders[1], NewFolder { path: "/s/contexts/a/0/upper".into(), mode: 0o1777 });
         let flags: Vec<&str> =
             overlay.options.iter().filter(|(_, v)| v.is_none()).map(|(k, _)| &**k).collect();
         assert_eq!(flags, ["userxattr", "volatile"]);
+    }
+
+    #[test]
+    fn many_layers_are_named_one_by_one() {
+        let long = PathBuf::from(format!("/store/layers/{}", "x".repeat(64)));
+        let keys = |count| -> Vec<String> {
+            lower_options(&vec![&*long; count]).unwrap().into_iter().map(|(key, _)| key).collect()
+        };
+        assert_eq!(keys(3), ["lowerdir"]);
+        assert_eq!(keys(200), vec!["lowerdir+"; 200]);
     }
 
     #[test]

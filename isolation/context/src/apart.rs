@@ -15,8 +15,21 @@ use crate::idmap::Mappings;
 /// # Errors
 ///
 /// There is no namespace, or what the work says.
-#[allow(unsafe_code, reason = "fork(2) and unshare(2)")]
 pub fn as_root_of(mappings: &Mappings, work: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    let number = |error: io::Error| error.raw_os_error().and_then(|error| u8::try_from(error).ok());
+    let code = code_as_root_of(mappings, || work().err().map_or(0, |error| number(error).unwrap_or(EIO)))?;
+    if code == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(code.into())) }
+}
+
+const EIO: u8 = libc::EIO as u8;
+
+/// Does the work in such a child, and gives the code with which it has ended.
+///
+/// # Errors
+///
+/// There is no namespace, or the child was killed.
+#[allow(unsafe_code, reason = "fork(2) and unshare(2)")]
+pub fn code_as_root_of(mappings: &Mappings, work: impl FnOnce() -> u8) -> io::Result<u8> {
     let (ready, is_ready) = pipe_with(PipeFlags::CLOEXEC)?;
     let (mapped, is_mapped) = pipe_with(PipeFlags::CLOEXEC)?;
     // SAFETY: this process has one thread, so the child may use everything; it ends in `_exit` and never returns.
@@ -24,8 +37,10 @@ pub fn as_root_of(mappings: &Mappings, work: impl FnOnce() -> io::Result<()>) ->
         -1 => return Err(io::Error::last_os_error()),
         0 => {
             drop((ready, is_mapped));
-            let done = enter(&is_ready, &mapped).and_then(|()| work());
-            let code = done.err().map_or(0, |error| error.raw_os_error().unwrap_or(libc::EIO));
+            let code = match enter(&is_ready, &mapped) {
+                Ok(()) => i32::from(work()),
+                Err(error) => error.raw_os_error().unwrap_or(libc::EIO),
+            };
             // SAFETY: ends the child without running the parent's exit handlers.
             unsafe { libc::_exit(code) }
         }
@@ -33,9 +48,10 @@ pub fn as_root_of(mappings: &Mappings, work: impl FnOnce() -> io::Result<()>) ->
     };
     drop((is_ready, mapped));
     // Nothing to read means that the child has failed, and its exit code says why.
-    let result = match retry_on_intr(|| read(&ready, &mut [0u8; 1][..])) {
-        Ok(1) => mappings.write(pid, rustix::process::geteuid().is_root()).map_err(io::Error::other),
-        _ => Ok(()),
+    let is_in = matches!(retry_on_intr(|| read(&ready, &mut [0u8; 1][..])), Ok(1));
+    let result = match is_in {
+        true => mappings.write(pid, rustix::process::geteuid().is_root()).map_err(io::Error::other),
+        false => Ok(()),
     };
     if result.is_ok() {
         // A child that has died does not listen.
@@ -43,7 +59,8 @@ pub fn as_root_of(mappings: &Mappings, work: impl FnOnce() -> io::Result<()>) ->
     }
     drop(is_mapped);
     let code = wait(pid)?;
-    result.and(if code == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(code)) })
+    result?;
+    if is_in { Ok(code) } else { Err(io::Error::from_raw_os_error(code.into())) }
 }
 
 /// Makes the namespace, waits for its ids, and becomes its root.
@@ -58,11 +75,12 @@ fn enter(is_ready: &OwnedFd, mapped: &OwnedFd) -> io::Result<()> {
     Ok(rustix::thread::set_thread_res_uid(root.1, root.1, root.1)?)
 }
 
-fn wait(pid: i32) -> io::Result<i32> {
+fn wait(pid: i32) -> io::Result<u8> {
     let pid = rustix::process::Pid::from_raw(pid).ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))?;
     let options = rustix::process::WaitOptions::empty();
     let ended = retry_on_intr(|| rustix::process::waitpid(Some(pid), options))?;
-    Ok(ended.and_then(|(_, status)| status.exit_status()).unwrap_or(libc::EIO))
+    let code = ended.and_then(|(_, status)| status.exit_status());
+    Ok(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(EIO))
 }
 
 #[cfg(test)]

@@ -1,0 +1,114 @@
+//! The options of `vctx image`; part of `args.rs`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+use vctx_storage::image::Reference;
+use vctx_storage::image::spec::Platform;
+
+use crate::values::Size;
+
+/// `vctx image` and its own verb.
+#[derive(Debug, Args)]
+pub(crate) struct ImageArgs {
+    #[command(subcommand)]
+    pub(crate) verb: ImageVerb,
+}
+
+/// What to do with images.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ImageVerb {
+    /// Take in an OCI layout, an archive of `docker save`, or an archive of a root file system.
+    Import(ImportArgs),
+    /// Write an image to a file or folder.
+    Export(ExportArgs),
+    /// List the images.
+    Ls(ListImagesArgs),
+    /// Remove images, and what nothing else needs of them.
+    Rm(RemoveImagesArgs),
+    /// Print what an image says of itself as JSON.
+    Inspect(InspectArgs),
+    /// Read every blob of every image, and tell what is missing or damaged.
+    Fsck(FsckArgs),
+    /// Remove what no image and no context needs.
+    Gc(GcArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ImportArgs {
+    /// Which of several platforms [default: this machine's].
+    #[arg(long, value_name = "OS/ARCHITECTURE")]
+    pub(crate) platform: Option<Platform>,
+    /// How much a layer may unpack to, in bytes [default: 128g, and nine tenths of the free disk].
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) limit: Option<Size>,
+    /// Folder of an OCI layout, or an archive, also compressed with gzip or zstd; `-` for standard input.
+    #[arg(value_name = "SOURCE")]
+    pub(crate) source: PathBuf,
+    /// Name of the image [default: what the archive says].
+    #[arg(value_name = "NAME")]
+    pub(crate) name: Option<Reference>,
+}
+
+/// The form of an exported image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ExportForm {
+    /// The layout of the image specification; a folder, or where TARGET ends in `.tar` or is `-`, an archive.
+    Oci,
+    /// What `docker load` reads, also of older releases.
+    Docker,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExportArgs {
+    /// Form of the image.
+    #[arg(short, long, value_enum, value_name = "FORM", default_value_t = ExportForm::Oci)]
+    pub(crate) format: ExportForm,
+    /// Name or id of the image.
+    #[arg(value_name = "IMAGE")]
+    pub(crate) image: String,
+    /// New file or folder; `-` for standard output.
+    #[arg(value_name = "TARGET")]
+    pub(crate) target: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ListImagesArgs {
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Print the ids only.
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RemoveImagesArgs {
+    /// Names or ids of images; an id takes all its names.
+    #[arg(value_name = "IMAGE", required = true)]
+    pub(crate) images: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InspectArgs {
+    /// Name or id of the image.
+    #[arg(value_name = "IMAGE")]
+    pub(crate) image: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FsckArgs {
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GcArgs {
+    /// Remove nothing, only say what would go.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}

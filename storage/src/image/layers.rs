@@ -1,0 +1,90 @@
+//! Unpacked layers: each is made once, whoever needs it, and lies below the overlays of all its images.
+
+use std::fs::File;
+use std::path::PathBuf;
+
+use rustix::fs::statvfs;
+
+use super::compression;
+use super::digest::{Digest, Digesting};
+use super::error::Error;
+use super::index::Image;
+use super::joint;
+use super::store::Store;
+use super::tree::opaque_attribute;
+use super::unpack::{self, Limits, Unpack};
+
+impl Store {
+    /// Unpacks the layer of a blob, unless it is there. `expected` is the digest of its plain archive, by which it is
+    /// kept; several processes may ask for the same layer at once. Gives that digest.
+    ///
+    /// # Errors
+    ///
+    /// The blob is not what the digest says, or the archive is damaged, refused, or larger than it may be.
+    pub fn unpack(&self, blob: &Digest, expected: Option<&Digest>, how: &Unpack) -> Result<Digest, Error> {
+        let name = expected.map_or_else(|| super::store::unique("layer"), |digest| digest.hex().to_owned());
+        if expected.is_some_and(|digest| self.layer(digest).is_dir()) {
+            return Ok(expected.unwrap_or(blob).clone());
+        }
+        let partial = self.partial(&name, true)?;
+        // Another process may have finished it while we waited for it.
+        if expected.is_some_and(|digest| self.layer(digest).is_dir()) {
+            return Ok(expected.unwrap_or(blob).clone());
+        }
+        partial.empty()?;
+        let path = self.blob(blob);
+        let file = File::open(&path).map_err(Error::file("read", &path))?;
+        let plain = compression::plain(file).map_err(Error::file("read", &path))?;
+        let mut plain = Digesting::new(plain);
+        let root = partial.folder()?;
+        rustix::fs::fchmod(&root, rustix::fs::Mode::from_raw_mode(0o755))
+            .map_err(|error| Error::file("write", &partial.path)(error.into()))?;
+        let how = Unpack { limits: self.limits(how.limits), ..*how };
+        let layer = |source| Error::Layer { digest: blob.clone(), source };
+        let unpacked = unpack::unpack(&mut plain, root, &how).map_err(layer)?;
+        let found = plain.digest();
+        if let Some(expected) = expected.filter(|expected| **expected != found) {
+            return Err(Error::Digest { expected: expected.clone(), found });
+        }
+        self.note_implied(&found, &unpacked.implied)?;
+        partial.keep_as(&self.layer(&found))?;
+        Ok(found)
+    }
+
+    /// A layer never takes the last tenth of the disk.
+    fn limits(&self, limits: Limits) -> Limits {
+        let free =
+            statvfs(self.folder()).map_or(u64::MAX, |about| about.f_bavail.saturating_mul(about.f_frsize));
+        Limits { bytes: limits.bytes.min(free / 10 * 9), ..limits }
+    }
+
+    /// The folders of an image's layers, the topmost first, as overlayfs stacks them.
+    ///
+    /// # Errors
+    ///
+    /// One is not there.
+    pub fn stack(&self, image: &Image, diff_ids: &[Digest], privileged: bool) -> Result<Vec<PathBuf>, Error> {
+        let mut stack = Vec::new();
+        let joint = self.layer(&joint::digest(diff_ids));
+        if joint.is_dir() {
+            stack.push(joint);
+        }
+        for digest in diff_ids.iter().rev() {
+            let path = self.layer(digest);
+            if !path.is_dir() {
+                return Err(Error::LayerGone { image: image.name.clone(), digest: digest.clone() });
+            }
+            // overlayfs asks no root of a layer whether it is opaque.
+            let is_last =
+                rustix::fs::getxattr(&path, opaque_attribute(privileged), &mut [0u8; 1][..]).is_ok();
+            // One that comes twice hides its lower self, and overlayfs refuses to stack it twice.
+            if !stack.contains(&path) {
+                stack.push(path);
+            }
+            if is_last {
+                break;
+            }
+        }
+        Ok(stack)
+    }
+}

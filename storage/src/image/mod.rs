@@ -1,0 +1,34 @@
+//! Images: from a name, an archive or a registry to the folders below a context's overlay.
+//!
+//! `reference` parses names, `spec` what manifests say. `source` reads archives and layouts; `acquire` takes an image in,
+//! from them or from a registry (which is a program of its own), and has its layers unpacked: `archive` reads the entries
+//! of a layer, `unpack` makes them, `tree` and `within` keep that inside the layer's folder. `joint` mends what
+//! single layers cannot say. `store` holds all of it,
+//! `index` the names, `collect` and `check` clean up and look after it. `lookup` finds a file in a stack of layers.
+
+pub mod acquire;
+pub mod archive;
+pub mod check;
+pub mod collect;
+pub mod compression;
+pub mod digest;
+pub mod error;
+pub mod export;
+pub mod import;
+pub mod index;
+mod joint;
+pub mod layers;
+pub mod lookup;
+pub mod reference;
+pub mod source;
+pub mod spec;
+pub mod store;
+mod tree;
+pub mod unpack;
+mod within;
+
+pub use digest::Digest;
+pub use error::Error;
+pub use index::{Details, Image};
+pub use reference::Reference;
+pub use store::{Access, Lock, Pin, Store};
