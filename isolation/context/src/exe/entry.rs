@@ -6,7 +6,7 @@
 //! a fixed address; other programs, and other machines than x86-64, begin as usual.
 //!
 //! Nothing is relocated yet, and nothing of libc may be called: no memcpy, whose place is not resolved, and no
-//! thread-local. Hence the single bytes.
+//! thread-local. Hence the single bytes, and arguments that are no array.
 
 use core::arch::{asm, global_asm};
 
@@ -44,12 +44,11 @@ unsafe extern "C" fn enter(stack: *const usize) {
         if !(1..count).any(|index| concerns(*arguments.add(index) as *const u8)) {
             return;
         }
-        let exe = EXE.as_ptr() as usize;
-        if call(SYS_faccessat2, [AT_FDCWD as usize, exe, W_OK as usize, AT_EACCESS as usize, 0]) != 0 {
+        let (here, exe, whole) = (AT_FDCWD as usize, EXE.as_ptr() as usize, AT_EMPTY_PATH as usize);
+        if call(SYS_faccessat2, here, exe, W_OK as usize, AT_EACCESS as usize, 0) != 0 {
             return;
         }
-        let flags = OPEN_TREE_CLONE | libc::O_CLOEXEC as usize;
-        let tree = call(SYS_open_tree, [AT_FDCWD as usize, exe, flags, 0, 0]);
+        let tree = call(SYS_open_tree, here, exe, OPEN_TREE_CLONE | libc::O_CLOEXEC as usize, 0, 0);
         if tree < 0 {
             return;
         }
@@ -57,12 +56,11 @@ unsafe extern "C" fn enter(stack: *const usize) {
         let empty = EXE.as_ptr().add(EXE.len() - 1) as usize;
         // struct mount_attr: set, clear, propagation, user namespace.
         let readonly = [MOUNT_ATTR_RDONLY, 0, 0, 0];
-        let attributes = [tree, empty, AT_EMPTY_PATH as usize, readonly.as_ptr() as usize, 32];
-        if call(SYS_mount_setattr, attributes) == 0 {
+        if call(SYS_mount_setattr, tree, empty, whole, readonly.as_ptr() as usize, 32) == 0 {
             let environment = arguments.add(count + 1) as usize;
-            call(SYS_execveat, [tree, empty, arguments as usize, environment, AT_EMPTY_PATH as usize]);
+            call(SYS_execveat, tree, empty, arguments as usize, environment, whole);
         }
-        call(SYS_close, [tree, 0, 0, 0, 0]);
+        call(SYS_close, tree, 0, 0, 0, 0);
     }
 }
 
@@ -83,18 +81,18 @@ unsafe fn concerns(word: *const u8) -> bool {
 /// # Safety
 ///
 /// As the call.
-unsafe fn call(number: libc::c_long, arguments: [usize; 5]) -> isize {
+unsafe fn call(number: libc::c_long, a: usize, b: usize, c: usize, d: usize, e: usize) -> isize {
     let result;
     // SAFETY: the kernel keeps all registers but these; what the call does is the caller's to answer for.
     unsafe {
         asm!(
             "syscall",
             inlateout("rax") number as isize => result,
-            in("rdi") arguments[0],
-            in("rsi") arguments[1],
-            in("rdx") arguments[2],
-            in("r10") arguments[3],
-            in("r8") arguments[4],
+            in("rdi") a,
+            in("rsi") b,
+            in("rdx") c,
+            in("r10") d,
+            in("r8") e,
             lateout("rcx") _,
             lateout("r11") _,
             options(nostack),
