@@ -98,7 +98,7 @@ test-bite: setup-test ## take each defence away, and see the attacks on it succe
 
 .PHONY: test-faults soak
 test-faults: setup-test ## a kill and every error at every system call of every verb (as root)
-	VCTX_FAULTS=all $(CARGO) test --workspace --test tests -- faults $(TESTS)
+	VCTX_FAULTS=all $(CARGO) test --workspace --test tests -- faults::
 soak: setup-test ## SOAK_STARTS [10000] starts, four at once, some killed: nothing may grow (as root)
 	VCTX_SOAK=$(SOAK_STARTS) $(CARGO) test --workspace --test tests
 
