@@ -16,6 +16,9 @@ pub(crate) enum Error {
     /// What its root is made of.
     #[error(transparent)]
     Storage(#[from] vctx_storage::Error),
+    /// A network.
+    #[error(transparent)]
+    Network(#[from] vctx_netns::Error),
     #[error("cannot find the bundle {}; give its folder with --bundle", path.display())]
     Bundle { path: PathBuf, source: io::Error },
     #[error("cannot send the pidfd to {}", path.display())]
@@ -44,8 +47,6 @@ pub(crate) enum Error {
     Interval,
     #[error("the context's configuration has no process to take the settings from; use --process")]
     NoProcess,
-    #[error("--cgroup can be given once; the group is entered in all hierarchies")]
-    ManyCgroups,
     #[error("{} exists already; move it away, or choose another folder with --bundle", .0.display())]
     SpecExists(PathBuf),
     #[error("cannot write {}", path.display())]

@@ -70,6 +70,18 @@ pub enum Error {
         /// What is wrong, and what would be right.
         reason: String,
     },
+    /// A warning (runtime-spec, "Linux Process"). The words are those that people look for in runc's log.
+    #[error("process.capabilities: ignoring unknown or unavailable capabilities: [{}]", names.join(" "))]
+    UnknownCapabilities {
+        /// As given.
+        names: Vec<String>,
+    },
+    /// A warning (runtime-spec, "Linux Process").
+    #[error("process.capabilities: ignoring capabilities that cannot be granted: [{}]", names.join(" "))]
+    WithheldCapabilities {
+        /// With `CAP_`.
+        names: Vec<String>,
+    },
     /// A file of the state cannot be read or written.
     #[error("cannot {action} {}", path.display())]
     State {
@@ -137,6 +149,9 @@ pub enum Error {
     /// A network device.
     #[error(transparent)]
     Device(#[from] vctx_netns::device::Error),
+    /// A network.
+    #[error(transparent)]
+    Network(Box<vctx_netns::Error>),
     /// Control groups.
     #[error(transparent)]
     Cgroup(#[from] cgroup::Error),

@@ -252,7 +252,7 @@ pub struct Capabilities {
     pub permitted: u64,
     /// Inheritable set.
     pub inheritable: u64,
-    /// Ambient set.
+    /// Ambient set, within the permitted and the inheritable one.
     pub ambient: u64,
 }
 
@@ -263,8 +263,8 @@ pub struct Filter<'a> {
     pub program: &'a [libc::sock_filter],
     /// SECCOMP_FILTER_FLAG_*.
     pub flags: u32,
-    /// The filter's notification descriptor is sent to the parent.
-    pub listener: bool,
+    /// It is loaded before the context waits for its start, so that an agent has its listener when `create` returns.
+    pub early: bool,
 }
 
 impl Source<'_> {

@@ -8,7 +8,7 @@ use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
 use crate::Result;
 use crate::failure::{At, at};
-use crate::handshake::{Failure, Report, Step, report, report_failure, send_descriptor};
+use crate::handshake::{Failure, Report, Step, report_failure, send_descriptor};
 use crate::interpreter;
 use crate::plan::{Capabilities, Plan, Process};
 use crate::resolve::{self, Path};
@@ -148,8 +148,8 @@ fn check_program(path: &Path) -> core::result::Result<(), Errno> {
 }
 
 /// The last steps, after the start was given. Ends the child if one fails.
-pub(crate) fn execute(plan: &Plan<'_>, channel: BorrowedFd<'_>, path: &Path) -> ! {
-    if let Err(failure) = last_steps(plan, channel) {
+pub(crate) fn execute(plan: &Plan<'_>, channel: BorrowedFd<'_>, path: &Path, held: bool) -> ! {
+    if !held && let Err(failure) = hold(plan, channel) {
         fail(channel, failure);
     }
     let failure = exec(&plan.process, path);
@@ -162,7 +162,8 @@ pub(crate) fn execute(plan: &Plan<'_>, channel: BorrowedFd<'_>, path: &Path) -> 
     sys::exit(exit_code(failure))
 }
 
-fn last_steps(plan: &Plan<'_>, channel: BorrowedFd<'_>) -> Result<()> {
+/// Takes on what holds the guest: label, capabilities, filter. Descriptors are closed by execve(2).
+pub(crate) fn hold(plan: &Plan<'_>, channel: BorrowedFd<'_>) -> Result<()> {
     let process = &plan.process;
     if let Some((file, text)) = process.label {
         let flags = OFlags::WRONLY | OFlags::CLOEXEC;
@@ -187,11 +188,8 @@ fn set_capabilities(process: &Process<'_>) -> Result<()> {
     let Some(capabilities) = &process.capabilities else { return Ok(()) };
     sys::capset(capabilities).or_at(Step::Capabilities)?;
     for capability in (0..u64::BITS).filter(|bit| capabilities.ambient & (1 << bit) != 0) {
-        // An ambient capability must be permitted and inheritable; one that is not is left out, as the peers do.
-        if capabilities.permitted & capabilities.inheritable & (1 << capability) != 0 {
-            let raise = libc::PR_CAP_AMBIENT_RAISE as u64;
-            sys::prctl(libc::PR_CAP_AMBIENT, raise, u64::from(capability)).or_at(Step::Capabilities)?;
-        }
+        let raise = libc::PR_CAP_AMBIENT_RAISE as u64;
+        sys::prctl(libc::PR_CAP_AMBIENT, raise, u64::from(capability)).or_at(Step::Capabilities)?;
     }
     Ok(())
 }
@@ -216,7 +214,7 @@ fn exec(process: &Process<'_>, path: &Path) -> Failure {
 
 /// Sends the failure and ends the child.
 pub(crate) fn fail(channel: BorrowedFd<'_>, failure: Failure) -> ! {
-    report(channel, Report::Failed(failure));
+    report_failure(channel, failure, &[]);
     sys::exit(exit_code(failure))
 }
 
