@@ -8,12 +8,17 @@ SHELL := /bin/bash
 PREFIX ?= /usr/local
 DESTDIR ?=
 CARGO ?= cargo
+# How long each fuzzer runs, and which do: all when none is named.
+FUZZ_SECONDS ?= 60
+FUZZERS ?=
 # Words for the behaviour tests: a part of a name, or options such as `--list`.
 TESTS ?=
 # Words for the bench: sections, separated by commas, and options; `make bench BENCH=--help` shows them.
 BENCH ?=
 # Defences that are taken away by `test-bite`: names in tests/bite. All of them if none is given.
 BITES ?=
+# How many starts the soak makes.
+SOAK_STARTS ?= 10000
 
 TARGET_DIR = $(or $(CARGO_TARGET_DIR),target)
 TRIPLE = $(shell rustc --print host-tuple)
@@ -26,7 +31,8 @@ MULTIARCH = $(shell rustc --print host-tuple | sed 's/-unknown//')
 # What has to be there, and the Debian package that brings it: `program=package` or `/file=package`.
 BUILD_NEEDS = cc=gcc /usr/lib/$(MULTIARCH)/libc.a=libc6-dev /usr/lib/$(MULTIARCH)/libseccomp.a=libseccomp-dev
 TEST_NEEDS = /usr/share/doc/busybox-static=busybox-static conmon=conmon containerd=containerd crun=crun \
-	dockerd=docker.io ip=iproute2 patch=patch podman=podman prlimit=util-linux ps=procps python3=python3 runc=runc tini-static=tini newuidmap=uidmap
+	dockerd=docker.io ip=iproute2 nft=nftables patch=patch podman=podman prlimit=util-linux ps=procps python3=python3 runc=runc tini-static=tini newuidmap=uidmap
+FUZZ_NEEDS = c++=g++
 BENCH_NEEDS = /usr/share/doc/busybox-static=busybox-static bwrap=bubblewrap crun=crun runc=runc \
 	nginx=nginx-light sqlite3=sqlite3 strace=strace wrk=wrk xz=xz-utils \
 	/usr/share/containers/seccomp.json=golang-github-containers-common
@@ -90,11 +96,23 @@ bench-keep: setup-bench build ## measure, and keep the ratios for bench-check
 test-bite: setup-test ## take each defence away, and see the attacks on it succeed (as root; half an hour)
 	tests/bite/run $(BITES)
 
+.PHONY: test-faults soak
+test-faults: setup-test ## a kill and every error at every system call of every verb (as root)
+	VCTX_FAULTS=all $(CARGO) test --workspace --test tests -- faults $(TESTS)
+soak: setup-test ## SOAK_STARTS [10000] starts, four at once, some killed: nothing may grow (as root)
+	VCTX_SOAK=$(SOAK_STARTS) $(CARGO) test --workspace --test tests
+
 .PHONY: test-v2 test-systemd
 test-v2: setup-machine ## the behaviour tests on pure cgroup v2, in a QEMU machine (as root)
 	VCTX_COMMIT=$(COMMIT) tests/vm/run v2 $(TESTS)
 test-systemd: setup-machine ## the behaviour tests under systemd and its control-group driver, in a QEMU machine
 	VCTX_COMMIT=$(COMMIT) tests/vm/run systemd $(TESTS)
+
+.PHONY: fuzz fuzz-hour
+fuzz: setup-fuzz ## each fuzzer for FUZZ_SECONDS [60], two at once; FUZZERS="config users" chooses
+	tests/fuzz/run $(FUZZ_SECONDS) $(FUZZERS)
+fuzz-hour: setup-fuzz ## each fuzzer for an hour, two at once
+	tests/fuzz/run 3600 $(FUZZERS)
 
 .PHONY: bench-v2
 bench-v2: setup-machine ## instructions and system calls on pure cgroup v2, in a QEMU machine (as root)
@@ -118,7 +136,7 @@ install: ## install what `make build man` has made below PREFIX [/usr/local]
 .PHONY: setup
 setup: setup-test ## install what the build and the tests need
 
-.PHONY: setup-build setup-test setup-bench setup-machine
+.PHONY: setup-build setup-test setup-bench setup-machine setup-fuzz
 setup-build:
 	@$(call provide,$(BUILD_NEEDS))
 setup-test:
@@ -127,6 +145,9 @@ setup-bench:
 	@$(call provide,$(BUILD_NEEDS) $(BENCH_NEEDS))
 setup-machine:
 	@$(call provide,$(BUILD_NEEDS) $(MACHINE_NEEDS))
+setup-fuzz:
+	@$(call provide,$(BUILD_NEEDS) $(FUZZ_NEEDS))
+	@$(CARGO) fuzz --version >/dev/null 2>&1 || $(CARGO) install cargo-fuzz --version ^0.13 --locked
 
 # Installs the packages of what is missing. With nothing missing it touches neither network nor apt.
 define provide

@@ -11,6 +11,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use vctx_context::cgroup::Subgroup;
 
+use crate::network_args::NetworkVerb;
 use crate::run_args::RunArgs;
 use crate::values::{self, NumericUser, Signal, Size};
 
@@ -130,6 +131,11 @@ pub(crate) enum Verb {
     Features(FeaturesArgs),
     /// Tell what this machine offers, what is missing, and which package brings it.
     Info(InfoArgs),
+    /// Define, list, remove and repair networks.
+    Network {
+        #[command(subcommand)]
+        verb: NetworkVerb,
+    },
 }
 
 /// Descriptors, sockets and files that a caller hands over when it creates a context.

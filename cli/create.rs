@@ -3,9 +3,11 @@
 use std::path::Path;
 use std::process::ExitCode;
 
+use vctx_netns::Networks;
 use vctx_runtime::config::Config;
 use vctx_runtime::create::{Cgroups, Console, Request, Start};
 use vctx_runtime::state::Store;
+use vctx_storage::Place;
 
 use crate::args::{CgroupManager, CreateArgs, Global, Handles};
 use crate::error::Error;
@@ -23,6 +25,11 @@ pub(crate) fn run(global: &Global, args: CreateArgs) -> Result<ExitCode, Error> 
 /// Where contexts are kept.
 pub(crate) fn store(global: &Global) -> Store {
     Store::new(global.root.clone())
+}
+
+/// Where networks are kept.
+pub(crate) fn networks(global: &Global) -> Networks {
+    Networks::new(&Place::usual(global.root.as_deref()).store, store(global).root())
 }
 
 /// What is asked for with a bundle, for `create` and `run`.
@@ -51,6 +58,7 @@ pub(crate) fn of_bundle(
         cgroups: cgroups(global),
         own: Vec::new(),
         folders: Vec::new(),
+        network: None,
     })
 }
 

@@ -16,6 +16,9 @@ pub(crate) enum Error {
     /// What its root is made of.
     #[error(transparent)]
     Storage(#[from] vctx_storage::Error),
+    /// A network.
+    #[error(transparent)]
+    Network(#[from] vctx_netns::Error),
     #[error("cannot find the bundle {}; give its folder with --bundle", path.display())]
     Bundle { path: PathBuf, source: io::Error },
     #[error("cannot send the pidfd to {}", path.display())]

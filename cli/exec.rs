@@ -50,7 +50,7 @@ pub(crate) fn run(global: &Global, args: ExecArgs) -> Result<ExitCode, Error> {
     handles::send_pidfd(args.pidfd_socket.as_deref(), &child)?;
     match signals {
         None => Ok(ExitCode::SUCCESS),
-        Some(signals) => Supervisor::new(signals, child, own_terminal)?.run(),
+        Some(signals) => Supervisor::new(signals, child, own_terminal).run(),
     }
 }
 

@@ -7,6 +7,8 @@ mod args;
 #[allow(dead_code, reason = "as above")]
 mod grants;
 #[allow(dead_code, reason = "as above")]
+mod network_args;
+#[allow(dead_code, reason = "as above")]
 mod run_args;
 #[allow(dead_code, reason = "as above")]
 mod values;

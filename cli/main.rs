@@ -15,6 +15,8 @@ mod handles;
 mod info;
 mod log;
 mod native;
+mod network;
+mod network_args;
 mod output;
 mod run;
 mod run_args;
@@ -78,6 +80,7 @@ fn act(global: &Global, verb: Verb) -> Result<ExitCode, Error> {
         Verb::Spec(args) => spec::run(global, args),
         Verb::Features(args) => features::run(global, args),
         Verb::Info(args) => info::run(global, args),
+        Verb::Network { verb } => network::run(global, verb),
     }
 }
 

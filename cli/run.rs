@@ -60,9 +60,11 @@ fn live(global: &Global, args: &RunArgs, mut request: Request, keep: bool) -> Re
     // Other commands must be able to reach the context while it runs.
     drop(created.lock);
     let result = handles::send_pidfd(args.handles.pidfd_socket.as_deref(), &created.child)
-        .and_then(|()| Supervisor::new(signals, created.child, own_terminal))
-        .and_then(Supervisor::run);
-    if !keep {
+        .and_then(|()| Supervisor::new(signals, created.child, own_terminal).run());
+    if result.is_err() {
+        // The guest may live. One error is told: the one that has led here.
+        let _ = vctx_runtime::delete::delete(&store, &created.context.state.id, true);
+    } else if !keep {
         let failed = vctx_runtime::delete::finish(&created.context)?;
         Log::new(global).warnings(&failed);
     }

@@ -214,11 +214,9 @@ impl FromStr for Signal {
                 _ => NixSignal::from_str(&format!("SIG{name}")).map_err(|_| ValueError::Signal)? as i32,
             }
         };
-        if number > RTMAX || (32..RTMIN).contains(&number) {
-            Err(ValueError::Signal)
-        } else {
-            Ok(Signal(number))
-        }
+        // An offset must not lead out of the real-time signals.
+        let known = if name.starts_with("RT") { RTMIN..=RTMAX } else { 1..=31 };
+        if known.contains(&number) { Ok(Signal(number)) } else { Err(ValueError::Signal) }
     }
 }
 

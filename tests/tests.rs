@@ -16,6 +16,9 @@ mod engine_containerd;
 mod engine_docker;
 mod engine_podman;
 mod exec;
+// The tracer names the registers of one architecture.
+#[cfg(target_arch = "x86_64")]
+mod faults;
 mod filesystem;
 mod hooks;
 mod host_run;
@@ -24,6 +27,7 @@ mod invariants;
 mod lifecycle;
 mod namespaces;
 mod net_devices;
+mod network;
 mod podman_rootless;
 mod process;
 mod refusals;
@@ -42,6 +46,10 @@ fn main() {
     if attacks::guest::main().is_some() {
         return;
     }
+    #[cfg(target_arch = "x86_64")]
+    if faults::soak::main().is_some() {
+        return;
+    }
     let mut suites = harness::Suites::new();
     suites.add("invariants", &[SOURCE], invariants::cases());
     suites.add("lifecycle", &[Root], lifecycle::cases());
@@ -55,12 +63,15 @@ fn main() {
     suites.add("idmapped", &[Root], idmapped::cases());
     suites.add("namespaces", &[Root], namespaces::cases());
     suites.add("net_devices", &[Root], net_devices::cases());
+    suites.add("network", &[Root], network::cases());
     suites.add("cgroups", &[Root], cgroups::cases());
     suites.add("systemd", &[Root], systemd::cases());
     suites.add("exec", &[Root], exec::cases());
     suites.add("hooks", &[Root], hooks::cases());
     suites.add("seccomp", &[Root], seccomp::cases());
     suites.add("attacks", &[Root], attacks::cases());
+    #[cfg(target_arch = "x86_64")]
+    suites.add("faults", &[Root, Vctx], faults::cases());
     suites.add("rootless", &[Root], rootless::cases());
     suites.add("host_run", &[Vctx], host_run::cases());
     suites.add("podman", &[Root, Program("podman"), Program("conmon")], engine_podman::cases());

@@ -48,7 +48,11 @@ impl Config {
     ///
     /// As [`Config::of_bundle`].
     pub fn read(path: &Path) -> Result<Config> {
-        let bytes = read(path)?;
+        Config::parse(read(path)?, path)
+    }
+
+    /// The bytes that `path` holds.
+    pub(crate) fn parse(bytes: Vec<u8>, path: &Path) -> Result<Config> {
         let (spec, unknown_capabilities) =
             parse(&bytes).map_err(|error| refused::<Spec>(&bytes, path.into(), error))?;
         Ok(Config { bytes, spec, unknown_capabilities })

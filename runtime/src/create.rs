@@ -25,9 +25,9 @@ use crate::groups::{enter_cgroup, only_devices, without_devices};
 use crate::hooks::{self, Point};
 use crate::host::{Host, capability_warnings, grantable};
 use crate::plan::{Facts, RootFs};
-use crate::state::{Context, Lock, State, Status, Store, check_id};
+use crate::state::{Context, FORMAT, Lock, State, Status, Store, check_id};
 use crate::undo::{Step, Undo};
-use crate::{Error, Result, idmapped};
+use crate::{Error, Result, idmapped, network};
 
 /// What is to be created.
 #[derive(Debug)]
@@ -58,6 +58,8 @@ pub struct Request {
     pub own: Vec<PathBuf>,
     /// Folders that are made for it, below those, with their permission bits.
     pub folders: Vec<(PathBuf, u32)>,
+    /// The network of ours that it is attached to.
+    pub network: Option<network::Wanted>,
 }
 
 /// Who takes the master of a terminal.
@@ -131,6 +133,8 @@ pub fn create(store: &Store, mut request: Request) -> Result<Created> {
     // Declared after the lock, and so dropped before it: what is undone is undone while the id is still ours.
     let mut undo = Undo::default();
     let mut context = record(folder, &request, &host, &mut undo)?;
+    let wanted = request.network.as_ref();
+    let bridge = wanted.map(|wanted| network::lease(store, wanted, &mut context, &mut undo)).transpose()?;
     let (join, holder) = enter_cgroup(&mut context, spec, &mut undo)?;
     let listener = if request.start == Start::Wait { Some(listen_for_start(&context)?) } else { None };
 
@@ -148,7 +152,11 @@ pub fn create(store: &Store, mut request: Request) -> Result<Created> {
     undo.push(Step::Kill(child));
     drop(holder);
 
-    if let Err(error) = accompany(&request, &host, &mut context, &handshake, &plan, pid, &mut undo) {
+    let attached =
+        wanted.zip(bridge).map_or(Ok(()), |(wanted, bridge)| network::attach(wanted, bridge, &context, pid));
+    if let Err(error) =
+        attached.and_then(|()| accompany(&request, &host, &mut context, &handshake, &plan, pid, &mut undo))
+    {
         return Err(abandon(spec, &context, undo, error));
     }
     write_pid_file(&request, pid, &mut undo)?;
@@ -312,7 +320,7 @@ fn record(folder: PathBuf, request: &Request, host: &Host, undo: &mut Undo) -> R
     let spec = &request.config.spec;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let state = State {
-        format: 1,
+        format: FORMAT,
         id: request.id.clone(),
         oci_version: spec.version().clone(),
         bundle: request.bundle.clone(),
@@ -333,6 +341,7 @@ fn record(folder: PathBuf, request: &Request, host: &Host, undo: &mut Undo) -> R
         has_poststop: hooks::has(spec, Point::Poststop),
         own: request.own.clone(),
         no_keyring: request.no_keyring,
+        network: request.network.as_ref().map(network::Wanted::announced),
     };
     let context = Context { folder, state };
     let path = context.config_path();

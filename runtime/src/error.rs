@@ -149,6 +149,9 @@ pub enum Error {
     /// A network device.
     #[error(transparent)]
     Device(#[from] vctx_netns::device::Error),
+    /// A network.
+    #[error(transparent)]
+    Network(Box<vctx_netns::Error>),
     /// Control groups.
     #[error(transparent)]
     Cgroup(#[from] cgroup::Error),

@@ -163,7 +163,7 @@ pub(crate) fn poststop(spec: &Spec, context: &Context) -> Vec<Error> {
 }
 
 /// The state as hooks and seccomp agents see it (runtime-spec, "State").
-fn state(context: &Context, status: &str, pid: i32) -> serde_json::Value {
+pub(crate) fn state(context: &Context, status: &str, pid: i32) -> serde_json::Value {
     let state = &context.state;
     let mut value = json!({
         "ociVersion": state.oci_version,

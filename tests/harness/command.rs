@@ -102,7 +102,7 @@ fn spawn(command: &mut Command) -> Child {
 
 /// Runs `command`, and says whether it ended within `bound`; else it was killed.
 #[track_caller]
-fn attempt(command: &mut Command, input: &[u8], bound: Duration) -> (Output, bool) {
+pub fn attempt(command: &mut Command, input: &[u8], bound: Duration) -> (Output, bool) {
     let out = tempfile::tempfile().unwrap();
     let err = tempfile::tempfile().unwrap();
     command.stdout(out.try_clone().unwrap()).stderr(err.try_clone().unwrap());

@@ -9,9 +9,12 @@ pub mod command;
 pub mod context;
 pub mod engine;
 pub mod leaks;
+pub mod net;
 pub mod pty;
 pub mod rootfs;
 pub mod spec;
+#[cfg(target_arch = "x86_64")]
+pub mod tracer;
 
 pub use command::{Output, run};
 pub use context::Context;
@@ -159,8 +162,7 @@ impl Suites {
             println!("runtime under test: {} ({})", peer(), runtime().display());
         }
         let conclusion = libtest_mimic::run(&self.arguments, self.trials);
-        let cleanups = std::mem::take(&mut *CLEANUPS.lock().unwrap());
-        cleanups.into_iter().rev().for_each(|cleanup| cleanup());
+        clean_up();
         conclusion.exit()
     }
 }
@@ -171,6 +173,12 @@ static CLEANUPS: Mutex<Vec<Cleanup>> = Mutex::new(Vec::new());
 /// Registers work for the end of the test process, whether the tests pass or fail; last registered runs first.
 pub fn at_end(cleanup: impl FnOnce() + Send + 'static) {
     CLEANUPS.lock().unwrap().push(Box::new(cleanup));
+}
+
+/// Does what was registered.
+pub fn clean_up() {
+    let cleanups = std::mem::take(&mut *CLEANUPS.lock().unwrap());
+    cleanups.into_iter().rev().for_each(|cleanup| cleanup());
 }
 
 /// The runtime under test, as an absolute path.

@@ -6,6 +6,8 @@
 #![no_std]
 #![deny(unsafe_code)]
 
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod handshake;
 pub mod home;
 pub mod plan;
@@ -73,7 +75,7 @@ fn new_context(plan: &Plan<'_>, setting: &Setting<'_>, channel: BorrowedFd<'_>) 
     if held {
         process::hold(plan, channel)?;
     }
-    report(channel, Report::Ready);
+    report(channel, Report::Ready).or_at(Step::Report)?;
     wait(channel, Order::Proceed).or_at(Step::Orders)?;
     let start = setting.start.map(await_start).transpose()?;
     Ok(Ready { start, path, held })
@@ -93,7 +95,7 @@ fn join_context(plan: &Plan<'_>, join: &Join<'_>, channel: BorrowedFd<'_>) -> Re
     let slave = own_terminal(&plan.process)?;
     keyring(&plan.process)?;
     let path = take_identity(&plan.process, slave)?;
-    report(channel, Report::Ready);
+    report(channel, Report::Ready).or_at(Step::Report)?;
     wait(channel, Order::Proceed).or_at(Step::Orders)?;
     Ok(Ready { start: None, path, held: false })
 }
@@ -205,7 +207,7 @@ fn root_file_system(
 
 fn gate(setting: &Setting<'_>, channel: BorrowedFd<'_>) -> Result<()> {
     if setting.gate {
-        report(channel, Report::Gate);
+        report(channel, Report::Gate).or_at(Step::Report)?;
         wait(channel, Order::Continue).or_at(Step::Orders)?;
     }
     Ok(())
@@ -250,7 +252,7 @@ fn take_identity(process: &Process<'_>, slave: Option<OwnedFd>) -> Result<Path> 
     match slave {
         Some(slave) => terminal::adopt(slave)?,
         // The caller's terminal is not the guest's: without a session of its own it could push input into it.
-        None => drop(rustix::process::setsid()),
+        None => rustix::process::setsid().map(drop).or_at(Step::Session)?,
     }
     for (descriptor, standard) in process.standard {
         sys::dup_onto(*descriptor, *standard).or_at(Step::Standard)?;

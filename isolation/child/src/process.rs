@@ -8,7 +8,7 @@ use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
 use crate::Result;
 use crate::failure::{At, at};
-use crate::handshake::{Failure, Report, Step, report, report_failure, send_descriptor};
+use crate::handshake::{Failure, Report, Step, report_failure, send_descriptor};
 use crate::interpreter;
 use crate::plan::{Capabilities, Plan, Process};
 use crate::resolve::{self, Path};
@@ -214,7 +214,7 @@ fn exec(process: &Process<'_>, path: &Path) -> Failure {
 
 /// Sends the failure and ends the child.
 pub(crate) fn fail(channel: BorrowedFd<'_>, failure: Failure) -> ! {
-    report(channel, Report::Failed(failure));
+    report_failure(channel, failure, &[]);
     sys::exit(exit_code(failure))
 }
 

@@ -346,10 +346,13 @@ impl Handshake {
     ///
     /// [`Error::Died`] when nobody listens any more.
     pub fn order(&self, order: Order) -> Result<(), Error> {
-        match send(&self.socket, &[order as u8], SendFlags::NOSIGNAL) {
+        let sent = rustix::io::retry_on_intr(|| send(&self.socket, &[order as u8], SendFlags::NOSIGNAL));
+        match sent {
             Ok(_) => Ok(()),
             // Whatever the child had to say before it died is still to be read.
-            Err(_) => self.expect(&[]).and(Err(Error::Died)),
+            Err(Errno::PIPE | Errno::CONNRESET) => self.expect(&[]).and(Err(Error::Died)),
+            // It lives, and waits for the order: there is nothing to read.
+            Err(error) => Err(Error::Channel(error.into())),
         }
     }
 

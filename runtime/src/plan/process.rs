@@ -76,7 +76,7 @@ pub(crate) fn process<'a>(
         keyring: facts.keyring,
         seccomp: facts.filter,
         console: facts.console.map(|socket| Console { socket, size }),
-        keep_below: 3 + facts.preserve,
+        keep_below: facts.preserve.saturating_add(3),
     })
 }
 
@@ -163,9 +163,11 @@ pub(crate) fn scheduler(process: &SpecProcess) -> Result<Option<SchedulerAttribu
     Ok(Some(SchedulerAttributes {
         size: size_of::<SchedulerAttributes>() as u32,
         policy,
-        flags: scheduler.flags().iter().flatten().map(bit).sum(),
+        flags: scheduler.flags().iter().flatten().map(bit).fold(0, |all, bit| all | bit),
         nice: scheduler.nice().unwrap_or(0),
-        priority: scheduler.priority().unwrap_or(0) as u32,
+        priority: u32::try_from(scheduler.priority().unwrap_or(0)).map_err(|_| {
+            Error::invalid("process.scheduler.priority", "is negative; priorities begin with 0")
+        })?,
         runtime: scheduler.runtime().unwrap_or(0),
         deadline: scheduler.deadline().unwrap_or(0),
         period: scheduler.period().unwrap_or(0),
@@ -219,7 +221,7 @@ fn memory_policy<'a>(
         Flag::MpolFRelativeNodes => 1 << 14,
         Flag::MpolFStaticNodes => 1 << 15,
     };
-    let flags: i32 = policy.flags().iter().flatten().map(flag).sum();
+    let flags: i32 = policy.flags().iter().flatten().map(flag).fold(0, |all, bit| all | bit);
     let nodes = policy.nodes().as_deref().unwrap_or("");
     Ok((mode | flags, &*arena.alloc_slice_copy(&mask("linux.memoryPolicy.nodes", nodes)?)))
 }
@@ -255,4 +257,24 @@ fn label<'a>(press: &Press<'a>, process: &SpecProcess) -> Result<Option<(&'a CSt
         return Ok(Some((c"self/attr/exec", text(label.clone()))));
     }
     Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flag_that_is_given_twice_is_the_same_flag() {
+        let process: SpecProcess = serde_json::from_str(
+            r#"{"cwd":"/","args":["a"],"user":{"uid":0,"gid":0},"scheduler":{"policy":"SCHED_OTHER",
+                "flags":["SCHED_RESET_ON_FORK","SCHED_RESET_ON_FORK"]}}"#,
+        )
+        .unwrap();
+        assert_eq!(scheduler(&process).unwrap().unwrap().flags, 1);
+        let policy: oci_spec::runtime::LinuxMemoryPolicy = serde_json::from_str(
+            r#"{"mode":"MPOL_BIND","nodes":"0","flags":["MPOL_F_STATIC_NODES","MPOL_F_STATIC_NODES"]}"#,
+        )
+        .unwrap();
+        assert_eq!(memory_policy(&Bump::new(), &policy).unwrap().0, 2 | 1 << 15);
+    }
 }

@@ -1,6 +1,9 @@
 //! What a configuration must be, before anything is done. Pure: no system call is made here.
 
+mod hooks;
 mod linux;
+#[cfg(test)]
+mod tests;
 
 use std::path::{Component, Path};
 
@@ -45,6 +48,9 @@ pub fn validate(spec: &Spec) -> Result<()> {
         fake_proc(&field, mount)?;
         idmapped(spec, mount, index)?;
         kind(mount, index)?;
+        if let Some(kind) = mount.typ() {
+            text(&format!("mounts[{index}].type"), kind)?;
+        }
         for option in mount.options().iter().flatten() {
             text(&format!("mounts[{index}].options"), option)?;
         }
@@ -63,7 +69,7 @@ pub fn validate(spec: &Spec) -> Result<()> {
             }
         }
     }
-    hooks(spec)?;
+    hooks::hooks(spec)?;
     match spec.linux() {
         Some(linux) => linux::linux(spec, linux),
         None => Err(Error::invalid("linux", "is missing; a Linux context needs its namespaces at least")),
@@ -134,6 +140,7 @@ pub fn process(field: &str, process: &Process) -> Result<()> {
             format!("is {score}, and must lie between -1000 and 1000"),
         ));
     }
+    affinity(field, process)?;
     crate::plan::process::scheduler(process)?;
     crate::plan::process::io_priority(process)?;
     if let Some(mask) = process.user().umask()
@@ -159,18 +166,11 @@ pub fn process(field: &str, process: &Process) -> Result<()> {
     Ok(())
 }
 
-/// A hook runs with our rights: what it is must not depend on a search path or on our working folder.
-fn hooks(spec: &Spec) -> Result<()> {
-    for point in crate::hooks::Point::ALL {
-        for (index, hook) in point.of(spec).iter().enumerate() {
-            let field = |name: &str| format!("hooks.{}[{index}].{name}", point.name());
-            path(&field("path"), hook.path())?;
-            if !hook.path().is_absolute() {
-                let reason = format!("is {:?}, and must be an absolute path", hook.path());
-                return Err(Error::invalid(field("path"), reason));
-            }
-            hook.args().iter().flatten().try_for_each(|one| text(&field("args"), one))?;
-            hook.env().iter().flatten().try_for_each(|one| text(&field("env"), one))?;
+fn affinity(field: &str, process: &Process) -> Result<()> {
+    let Some(affinity) = process.exec_cpu_affinity() else { return Ok(()) };
+    for (name, cpus) in [("initial", affinity.initial()), ("final", affinity.cpu_affinity_final())] {
+        if let Some(cpus) = cpus {
+            crate::plan::process::mask(&format!("{field}.execCPUAffinity.{name}"), cpus)?;
         }
     }
     Ok(())

@@ -12,6 +12,8 @@ mod error;
 mod figures;
 mod file;
 mod freeze;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod layout;
 mod limits;
 mod oom;
@@ -22,6 +24,7 @@ mod systemd;
 mod tree;
 mod v1;
 mod v2;
+mod validate;
 
 use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
@@ -38,6 +41,7 @@ pub use stats::{
     Stats, Throttling,
 };
 pub use tree::Created;
+pub use validate::validate;
 
 /// The parent of the groups whose path nobody chose.
 const OWN_PARENT: &str = "vctx";
@@ -261,6 +265,17 @@ impl Cgroup {
             sources.directories.push((name, hierarchy.dir.clone()));
         }
         sources
+    }
+
+    /// As every plan makes it: below the top of each hierarchy. What was stored can be damaged, and groups are emptied by
+    /// killing.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        let below = |hierarchy: &Hierarchy| {
+            let inner = hierarchy.dir.strip_prefix(&hierarchy.point);
+            hierarchy.point.is_absolute() && inner.is_ok_and(|inner| check(inner).is_ok())
+        };
+        self.hierarchies().next().is_some() && self.hierarchies().all(below)
     }
 
     fn hierarchies(&self) -> impl DoubleEndedIterator<Item = &Hierarchy> {

@@ -8,6 +8,8 @@ mod architecture;
 mod bpf;
 mod cache;
 mod default;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod lower;
 mod ranges;
 mod validate;
