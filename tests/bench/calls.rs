@@ -17,8 +17,8 @@ pub fn calls(bench: &mut Bench) -> Result<Vec<Measure>> {
     let bundle = Bundle::write(&bench.workspace, "plain", Ask::Plain, &["true"])?;
     let sleeper = Bundle::write(&bench.workspace, "sleeper", Ask::Plain, &SLEEPER)?;
     for peer in bench.peers.iter().filter(|peer| peer.runs) {
-        let count = median(bench, |number| peer.run(&bundle, &peer.id(number)))?;
-        measure.values.push(value("run", peer, count));
+        let count = median(bench, |number| peer.run(&bundle, &peer.id(number)));
+        note(&mut measure, "run", peer, count);
     }
     let mut context = None;
     for peer in bench.peers.iter().filter(|peer| peer.kind != Kind::Bubblewrap) {
@@ -28,8 +28,8 @@ pub fn calls(bench: &mut Bench) -> Result<Vec<Measure>> {
         if peer.name == "vctx" {
             context = Some(pid_of(peer, &peer.id(0))?);
         }
-        let count = median(bench, |_| Ok(peer.exec(&peer.id(0), context.unwrap_or_default(), "true")))?;
-        measure.values.push(value("exec", peer, count));
+        let count = median(bench, |_| Ok(peer.exec(&peer.id(0), context.unwrap_or_default(), "true")));
+        note(&mut measure, "exec", peer, count);
     }
     for peer in bench.peers.iter().filter(|peer| peer.is_oci()) {
         peer.delete_by_force(&peer.id(0))?;
@@ -38,9 +38,14 @@ pub fn calls(bench: &mut Bench) -> Result<Vec<Measure>> {
     Ok(vec![measure])
 }
 
-fn value(verb: &str, peer: &Peer, count: f64) -> Value {
+fn note(measure: &mut Measure, verb: &str, peer: &Peer, count: Result<f64>) {
     let better = if peer.name == "vctx" { Better::Less } else { Better::Neither };
-    Value::new(format!("{verb}, {}", peer.name), count, "calls", better)
+    match count {
+        Ok(count) => {
+            measure.values.push(Value::new(format!("{verb}, {}", peer.name), count, "calls", better))
+        }
+        Err(error) => measure.notes.push(format!("{verb}, {}, is left out: {error}", peer.name)),
+    }
 }
 
 /// Of three, after one that warms: those that are written in Go differ from run to run.

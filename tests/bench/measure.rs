@@ -33,7 +33,7 @@ pub fn time(command: &mut Command) -> Result<Sample> {
     command.stderr(errors.try_clone()?);
     let cpu = children_cpu()?;
     let start = Instant::now();
-    let status = wait(&mut spawn(command)?)?;
+    let status = wait(&mut spawn(command)?).map_err(|error| format!("{}: {error}", named(command)))?;
     let wall = start.elapsed().as_secs_f64() * 1e6;
     reap();
     let cpu = children_cpu()? - cpu;
@@ -87,12 +87,12 @@ fn insist(command: &Command, status: ExitStatus, mut errors: File) -> Result<()>
     let mut text = String::new();
     errors.rewind()?;
     errors.read_to_string(&mut text)?;
-    let program = Path::new(command.get_program()).display();
-    Err(format!("{program} {}: {status}: {}", words(command), text.trim()).into())
+    Err(format!("{}: {status}: {}", named(command), text.trim()).into())
 }
 
-fn words(command: &Command) -> String {
-    command.get_args().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
+fn named(command: &Command) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
 }
 
 fn children_cpu() -> Result<f64> {

@@ -68,7 +68,7 @@ pub fn present(workspace: &mut Workspace) -> Result<(Vec<Peer>, Vec<String>)> {
         match tried.and_then(|_| (0..5).try_for_each(|_| ends().map(drop))) {
             Ok(_) => peers.push(peer),
             Err(error) if error.to_string().contains("did not end") => {
-                left_out.push(format!("{name} is measured by verbs only: a run of true {error}"));
+                left_out.push(format!("{name} is measured by its other verbs only: {error}"));
                 let _ = peer.delete_by_force(&peer.id(0));
                 peer.runs = false;
                 peers.push(peer);
