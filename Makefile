@@ -21,7 +21,7 @@ MULTIARCH = $(shell rustc --print host-tuple | sed 's/-unknown//')
 # What has to be there, and the Debian package that brings it: `program=package` or `/file=package`.
 BUILD_NEEDS = cc=gcc /usr/lib/$(MULTIARCH)/libc.a=libc6-dev /usr/lib/$(MULTIARCH)/libseccomp.a=libseccomp-dev
 TEST_NEEDS = /usr/share/doc/busybox-static=busybox-static conmon=conmon containerd=containerd crun=crun \
-	dockerd=docker.io ip=iproute2 nft=nftables podman=podman ps=procps python3=python3 runc=runc tini-static=tini newuidmap=uidmap
+	dockerd=docker.io ip=iproute2 nft=nftables nginx=nginx-light nsenter=util-linux podman=podman ps=procps python3=python3 runc=runc tini-static=tini newuidmap=uidmap
 MACHINE_NEEDS = qemu-system-x86_64=qemu-system-x86 mmdebstrap=mmdebstrap mkfs.ext4=e2fsprogs
 
 .PHONY: help

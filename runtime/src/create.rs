@@ -1,6 +1,7 @@
 //! `create` and `run`: the step list from a configuration to a process that waits, or runs.
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -59,6 +60,8 @@ pub struct Request {
     pub folders: Vec<(PathBuf, u32)>,
     /// The network of ours that it is attached to.
     pub network: Option<network::Wanted>,
+    /// The address of the host's own network that it is held to.
+    pub shared: Option<Ipv4Addr>,
 }
 
 /// Who takes the master of a terminal.
@@ -133,6 +136,7 @@ pub fn create(store: &Store, mut request: Request) -> Result<Created> {
     let wanted = request.network.as_ref();
     let bridge = wanted.map(|wanted| network::lease(store, wanted, &mut context, &mut undo)).transpose()?;
     let (join, holder) = enter_cgroup(&mut context, spec, &mut undo)?;
+    network::hold(store, &request, &context, &mut undo)?;
     let listener = if request.start == Start::Wait { Some(listen_for_start(&context)?) } else { None };
 
     let idmapped = idmapped::trees(spec, &host)?;
@@ -331,6 +335,7 @@ fn record(folder: PathBuf, request: &Request, host: &Host, undo: &mut Undo) -> R
         has_poststop: hooks::has(spec, Point::Poststop),
         own: request.own.clone(),
         network: request.network.as_ref().map(network::Wanted::announced),
+        shared: request.shared,
     };
     let context = Context { folder, state };
     let path = context.config_path();
