@@ -11,11 +11,13 @@ use vctx_storage::Place;
 
 use crate::args::{CgroupManager, CreateArgs, Global, Handles};
 use crate::error::Error;
+use crate::log::Log;
 
 /// Runs the verb.
 pub(crate) fn run(global: &Global, args: CreateArgs) -> Result<ExitCode, Error> {
     let request = of_bundle(global, &args.id, &args.bundle, &args.handles, Start::Wait)?;
     let created = vctx_runtime::create::create(&store(global), request)?;
+    Log::new(global).warnings(&created.warnings);
     crate::handles::send_pidfd(args.handles.pidfd_socket.as_deref(), &created.child)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -50,7 +52,7 @@ pub(crate) fn of_bundle(
         console: handles.console_socket.clone().map(Console::Listener),
         start,
         pid_file: handles.pid_file.clone(),
-        preserve: crate::handles::preserve(handles.preserve_fds),
+        preserve: crate::handles::preserve(handles.preserve_fds)?,
         no_pivot: handles.no_pivot,
         no_keyring: handles.no_new_keyring,
         cgroups: cgroups(global),

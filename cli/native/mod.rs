@@ -114,7 +114,7 @@ pub(crate) fn request(global: &Global, args: &RunArgs) -> Result<(Request, bool)
         console: args.handles.console_socket.clone().map(Console::Listener),
         start: Start::Now,
         pid_file: args.handles.pid_file.clone(),
-        preserve: handles::preserve(args.handles.preserve_fds),
+        preserve: handles::preserve(args.handles.preserve_fds)?,
         no_pivot: args.handles.no_pivot,
         no_keyring: args.handles.no_new_keyring,
         cgroups: crate::create::cgroups(global),

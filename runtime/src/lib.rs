@@ -19,6 +19,9 @@ pub mod state;
 pub mod update;
 pub mod validate;
 
+#[cfg(fuzzing)]
+pub mod fuzzing;
+
 mod failure;
 mod groups;
 mod host;
