@@ -59,6 +59,7 @@ pub(crate) fn of_bundle(
         own: Vec::new(),
         folders: Vec::new(),
         network: None,
+        shared: None,
     })
 }
 

@@ -30,6 +30,7 @@ mod namespaces;
 mod net_devices;
 mod network;
 mod network_ports;
+mod network_shared;
 mod podman_rootless;
 mod process;
 mod refusals;
@@ -67,6 +68,7 @@ fn main() {
     suites.add("net_devices", &[Root], net_devices::cases());
     suites.add("network", &[Root], network::cases());
     suites.add("network_ports", &[Root], network_ports::cases());
+    suites.add("network_shared", &[Root], network_shared::cases());
     suites.add("cgroups", &[Root], cgroups::cases());
     suites.add("systemd", &[Root], systemd::cases());
     suites.add("exec", &[Root], exec::cases());

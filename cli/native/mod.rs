@@ -94,6 +94,8 @@ pub(crate) enum NativeError {
     SwapAlone,
     #[error("{0} needs --net bridge or the name of a network")]
     NeedsNetwork(&'static str),
+    #[error("--net shared needs --ip with an IPv4 address of this machine")]
+    NoSharedAddress,
     #[error("--net container:{0}: it does not run")]
     NotRunning(String),
 }
@@ -134,6 +136,7 @@ pub(crate) fn request(global: &Global, args: &RunArgs) -> Result<Native, Error> 
         own: vec![root.folder],
         folders: root.folders,
         network,
+        shared: network::shared(args)?,
     };
     Ok(Native { request, keep, lock })
 }
@@ -220,7 +223,7 @@ fn namespaces(global: &Global, args: &RunArgs, ids: &Ids) -> Result<Vec<Value>, 
         list.push(json!({ "type": "time" }));
     }
     match &args.mounts.net {
-        Network::Host => {}
+        Network::Host | Network::Shared => {}
         Network::None => list.push(json!({ "type": "network" })),
         Network::Named(_) if ids.mappings.is_some() => {
             return Err(NativeError::NeedsRoot("--net with a network of ours").into());

@@ -1,5 +1,6 @@
 //! The network that a context is attached to, from `--net` and the options beside it.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use vctx_netns::Network;
@@ -13,6 +14,9 @@ use crate::run_args::{Mounts, RunArgs};
 
 /// The network of ours that is asked for, if one is.
 pub(super) fn wanted(global: &Global, args: &RunArgs, name: &str) -> Result<Option<Wanted>, Error> {
+    if args.mounts.net == Network::Shared && args.mounts.publish.is_empty() {
+        return Ok(None);
+    }
     let Network::Named(network) = &args.mounts.net else {
         return match &args.mounts {
             Mounts { ip: Some(_), .. } => Err(NativeError::NeedsNetwork("--ip").into()),
@@ -37,6 +41,16 @@ pub(super) fn wanted(global: &Global, args: &RunArgs, name: &str) -> Result<Opti
         names,
         ports: args.mounts.publish.clone(),
     }))
+}
+
+/// The address of the host that the context is held to.
+pub(super) fn shared(args: &RunArgs) -> Result<Option<Ipv4Addr>, Error> {
+    match (&args.mounts.net, args.mounts.ip) {
+        (Network::Shared, _) if !super::is_root() => Err(NativeError::NeedsRoot("--net shared").into()),
+        (Network::Shared, Some(IpAddr::V4(address))) => Ok(Some(address)),
+        (Network::Shared, _) => Err(NativeError::NoSharedAddress.into()),
+        _ => Ok(None),
+    }
 }
 
 /// The files of its network that a context sees: where, and what.

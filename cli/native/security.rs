@@ -9,6 +9,7 @@ use oci_spec::runtime::LinuxSeccomp;
 use serde_json::{Value, json};
 use vctx_context::capability;
 use vctx_context::seccomp::{DEFAULT_CAPABILITIES, default_profile};
+use vctx_netns::Network;
 
 use super::ids::Ids;
 use super::{NativeError, is_root};
@@ -28,6 +29,9 @@ pub(super) fn capabilities(args: &RunArgs) -> u64 {
     let all = || capability::bounding() & held;
     let (add, drop) = (&security.cap_add, &security.cap_drop);
     let usual = if security.privileged { all() } else { DEFAULT_CAPABILITIES & held };
+    // A packet socket goes past what holds a context to its address, and hears the host.
+    let past = mask(&["CAP_NET_RAW".into()]);
+    let usual = if args.mounts.net == Network::Shared { usual & !past } else { usual };
     match (has_all(add), has_all(drop)) {
         (true, _) => all() & !mask(drop),
         (false, true) => mask(add),

@@ -70,6 +70,11 @@ pub enum Error {
         /// Who has it.
         holder: String,
     },
+    /// An address is not the machine's.
+    #[error(
+        "--ip {0}: is no address of this machine beside its loopback; `ip address` shows them, `ip address add` makes one"
+    )]
+    NotLocal(std::net::Ipv4Addr),
     /// A port is taken.
     #[error("--publish: the port {port} is in use by {holder}; choose another, or end that")]
     Port {

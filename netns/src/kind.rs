@@ -16,13 +16,15 @@ pub enum Network {
     Namespace(PathBuf),
     /// That of another context, by its id.
     Context(String),
+    /// The host's, held to one of its addresses.
+    Shared,
     /// A network of `vctx network create`, by its name.
     Named(String),
 }
 
 /// The words name no network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("expected none, host, bridge, the name of a network, ns:PATH or container:ID")]
+#[error("expected none, host, shared, bridge, the name of a network, ns:PATH or container:ID")]
 pub struct UnknownNetwork;
 
 impl FromStr for Network {
@@ -32,6 +34,7 @@ impl FromStr for Network {
         match text.split_once(':') {
             None if text == "none" => Ok(Network::None),
             None if text == "host" => Ok(Network::Host),
+            None if text == "shared" => Ok(Network::Shared),
             None if text == "bridge" => Ok(Network::Named(DEFAULT.to_owned())),
             None if is_name(text) => Ok(Network::Named(text.to_owned())),
             Some(("ns", path)) if path.starts_with('/') => Ok(Network::Namespace(PathBuf::from(path))),

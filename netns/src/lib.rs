@@ -3,7 +3,7 @@
 //!
 //! [`kind`] says which networks there are; [`network`] is one that was defined, [`store`] where definitions are kept;
 //! [`lease`] who has which address, [`names`] how they find each other; [`bridge`] makes the devices, [`ports`] says who has
-//! which port of the machine, and [`rules`] and `guard` are the nftables. [`device`] moves devices of the host into a namespace and back; `wire` is the socket that all requests go
+//! which port of the machine, and [`rules`] and `guard` are the nftables. [`shared`] is for contexts without a network namespace. [`device`] moves devices of the host into a namespace and back; `wire` is the socket that all requests go
 //! through.
 
 pub mod bridge;
@@ -15,6 +15,7 @@ pub mod names;
 pub mod network;
 pub mod ports;
 pub mod rules;
+pub mod shared;
 pub mod store;
 pub mod subnet;
 

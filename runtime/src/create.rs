@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::Write;
+use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -60,6 +61,8 @@ pub struct Request {
     pub folders: Vec<(PathBuf, u32)>,
     /// The network of ours that it is attached to.
     pub network: Option<network::Wanted>,
+    /// The address of the host's own network that it is held to.
+    pub shared: Option<Ipv4Addr>,
 }
 
 /// Who takes the master of a terminal.
@@ -137,6 +140,7 @@ pub fn create(store: &Store, mut request: Request) -> Result<Created> {
     let wanted = request.network.as_ref();
     let bridge = wanted.map(|wanted| network::lease(store, wanted, &mut context, &mut undo)).transpose()?;
     let (join, holder) = enter_cgroup(&mut context, spec, &mut undo)?;
+    network::hold(store, &request, &context, &mut undo)?;
     let listener = if request.start == Start::Wait { Some(listen_for_start(&context)?) } else { None };
 
     let idmapped = idmapped::trees(spec, &host)?;
@@ -350,6 +354,7 @@ fn record(
         own: request.own.clone(),
         no_keyring: request.no_keyring,
         network: request.network.as_ref().map(network::Wanted::announced),
+        shared: request.shared,
     };
     let context = Context { folder, state };
     let path = context.config_path();

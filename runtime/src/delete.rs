@@ -86,6 +86,10 @@ pub(crate) fn clear(context: &Context) -> Result<()> {
         let root = context.folder.parent().unwrap_or(std::path::Path::new("/"));
         crate::network::leave(root, &context.state.id, attached)?;
     }
+    if context.state.shared.is_some() {
+        let root = context.folder.parent().unwrap_or(std::path::Path::new("/"));
+        crate::network::let_go(root, &context.state.id)?;
+    }
     let mappings = || Ok(crate::host::mappings(&Config::read(&context.config_path())?.spec));
     context.state.own.iter().try_for_each(|folder| remove_own(folder, mappings))
 }

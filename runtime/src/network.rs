@@ -7,10 +7,14 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use vctx_context::cgroup::{self, Addresses};
 use vctx_context::namespace::{Joined, Kind};
 use vctx_netns::network::Definition;
 use vctx_netns::ports::{Ports, Publish};
+use vctx_netns::shared::Claims;
 use vctx_netns::{Networks, bridge, rules};
+
+use crate::create::Request;
 
 use crate::state::{Context, Lock, Store};
 use crate::undo::{Step, Undo};
@@ -141,6 +145,23 @@ pub(crate) fn leave(state_root: &Path, id: &str, attached: &Attached) -> Result<
         }
     }
     Ok(())
+}
+
+/// Holds a context that shares the host's network to its address. Its group is there, and its process not yet.
+pub(crate) fn hold(store: &Store, request: &Request, context: &Context, undo: &mut Undo) -> Result<()> {
+    let Some(own) = request.shared else { return Ok(()) };
+    let id = &context.state.id;
+    let claims = Claims::new(&Networks::memory(store.root()));
+    undo.push(Step::LetGo(store.root().to_owned(), id.clone()));
+    let loopback = claims.take(&claims.lock()?, own, id, |holder| store.is_alive(holder))?;
+    let cgroup = context.state.cgroup.as_ref().ok_or(cgroup::Error::NoUnified)?;
+    Ok(cgroup.hold_to(Addresses { own, loopback })?)
+}
+
+/// Gives back the address that a context was held to. The programs have gone with its group.
+pub(crate) fn let_go(state_root: &Path, id: &str) -> Result<()> {
+    let claims = Claims::new(&Networks::memory(state_root));
+    Ok(claims.give_back(&claims.lock()?, id)?)
 }
 
 fn give_ports_back(memory: &Path, id: &str, attached: &Attached) -> Result<()> {

@@ -101,6 +101,9 @@ pub struct State {
     /// What it has of a network of ours.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<Attached>,
+    /// The address of the host that it is held to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shared: Option<std::net::Ipv4Addr>,
 }
 
 /// A context on disk.

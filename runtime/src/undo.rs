@@ -25,6 +25,8 @@ pub(crate) enum Step {
     RemoveOwn(PathBuf, Mappings),
     RemoveCgroup(Cgroup),
     ReturnDevice(Moved),
+    /// The address of the host that a context is held to, by its state root and id.
+    LetGo(PathBuf, String),
     /// The lease of a context, by its state root and id.
     LeaveNetwork(PathBuf, String, Attached),
     Kill(Child),
@@ -65,6 +67,7 @@ impl Drop for Undo {
                 Step::LeaveNetwork(root, id, attached) => {
                     drop(crate::network::leave(&root, &id, &attached));
                 }
+                Step::LetGo(root, id) => drop(crate::network::let_go(&root, &id)),
                 Step::Kill(child) => {
                     let _ = rustix::process::pidfd_send_signal(&child.pidfd, Signal::KILL);
                     reap(&child);

@@ -99,8 +99,13 @@ pub enum Error {
         /// What is in use, in bytes.
         usage: u64,
     },
-    /// A bpf(2) call for the device rules failed.
-    #[error("cannot {step} the device program of {}", path.display())]
+    /// Addresses need the version 2 tree.
+    #[error(
+        "a context that shares the host's network needs the control group tree of version 2; mount it, or use --net bridge"
+    )]
+    NoUnified,
+    /// A bpf(2) call failed.
+    #[error("cannot {step} a BPF program of {}", path.display())]
     Bpf {
         /// The step: load, attach, query, detach.
         step: &'static str,

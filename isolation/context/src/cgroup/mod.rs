@@ -7,6 +7,7 @@
 //! Only `plan` decides where a group lives; all else works from the directories it chose. The second driver, `systemd`,
 //! has its own way to plan ([`Cgroup::plan_scope`]), create and remove, and shares the rest.
 
+mod addresses;
 mod devices;
 mod error;
 mod figures;
@@ -32,6 +33,7 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::{Mode as FileMode, OFlags, open};
 use serde::{Deserialize, Serialize};
 
+pub use addresses::Addresses;
 pub use devices::default_devices;
 pub use error::Error;
 pub use layout::{Layout, Mode};

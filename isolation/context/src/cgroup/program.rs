@@ -1,6 +1,6 @@
-//! The device rules of version 2: a small BPF program that the kernel runs whenever a process of the group opens or
-//! makes a device node. It is generated here, loaded with bpf(2) and attached to the group's directory, whose removal
-//! frees it.
+//! BPF programs of groups of version 2, loaded with bpf(2) and attached to the group's directory, whose removal frees
+//! them. The one for devices is generated here: the kernel runs it whenever a process of the group opens or makes a device
+//! node. Those that hold a group to its addresses are in `addresses`.
 
 use std::ffi::c_void;
 use std::io;
@@ -12,8 +12,15 @@ use rustix::fs::{Mode as FileMode, OFlags, open};
 use super::Error;
 use super::devices::{ALL, Kind, Policy};
 
-/// The programs' name in the kernel, by which an update knows the one to replace.
-const NAME: [u8; 16] = *b"vctx_devices\0\0\0\0";
+/// Where a program is attached (`enum bpf_prog_type` and `enum bpf_attach_type` of linux/bpf.h), and under which name.
+pub(super) struct Hook {
+    pub(super) kind: u32,
+    pub(super) attach: u32,
+    pub(super) name: [u8; 16],
+}
+
+/// By its name an update knows the program to replace.
+const DEVICES: Hook = Hook { kind: 15, attach: 6, name: *b"vctx_devices\0\0\0\0" };
 /// The program calls no helper, so it need not be under the GPL.
 const LICENSE: &[u8] = b"Apache-2.0\0";
 
@@ -24,8 +31,6 @@ const PROG_DETACH: i32 = 9;
 const PROG_GET_FD_BY_ID: i32 = 13;
 const OBJ_GET_INFO_BY_FD: i32 = 15;
 const PROG_QUERY: i32 = 16;
-const TYPE_CGROUP_DEVICE: u32 = 15;
-const ATTACH_CGROUP_DEVICE: u32 = 6;
 const ALLOW_MULTI: u32 = 2;
 /// `BPF_CGROUP_MAX_PROGS`.
 const MOST_PROGRAMS: usize = 64;
@@ -39,11 +44,11 @@ pub(super) fn replace(dir: &Path, policy: &Policy) -> Result<(), Error> {
     let old = attached(group.as_fd()).map_err(failed("query"))?;
     // Without a program everything is allowed that the groups above allow.
     if !policy.allow || !policy.rules.is_empty() {
-        let program = load(&compile(policy)).map_err(failed("load"))?;
-        change(PROG_ATTACH, group.as_fd(), program.as_fd()).map_err(failed("attach"))?;
+        let program = load(&compile(policy), &DEVICES).map_err(failed("load"))?;
+        change(PROG_ATTACH, group.as_fd(), program.as_fd(), &DEVICES).map_err(failed("attach"))?;
     }
     for program in old {
-        change(PROG_DETACH, group.as_fd(), program.as_fd()).map_err(failed("detach"))?;
+        change(PROG_DETACH, group.as_fd(), program.as_fd(), &DEVICES).map_err(failed("detach"))?;
     }
     Ok(())
 }
@@ -68,24 +73,24 @@ const MINOR: u8 = 5;
 const SCRATCH: u8 = 6;
 
 // Opcodes (Documentation/bpf/standardization/instruction-set.rst), as class | source | operation.
-const LOAD_WORD: u8 = 0x61;
-const MOVE_CONSTANT: u8 = 0xb7;
+pub(super) const LOAD_WORD: u8 = 0x61;
+pub(super) const MOVE_CONSTANT: u8 = 0xb7;
 const MOVE: u8 = 0xbf;
-const AND: u8 = 0x57;
+pub(super) const AND: u8 = 0x57;
 const SHIFT_RIGHT: u8 = 0x77;
-const JUMP_IF_EQUAL: u8 = 0x15;
+pub(super) const JUMP_IF_EQUAL: u8 = 0x15;
 const JUMP_UNLESS_EQUAL: u8 = 0x55;
 const EXIT: u8 = 0x95;
 
-fn instruction(code: u8, registers: u8, offset: i16, constant: i32) -> Instruction {
+pub(super) fn instruction(code: u8, registers: u8, offset: i16, constant: i32) -> Instruction {
     Instruction { code, registers, offset, constant }
 }
 
-fn copy(to: u8, from: u8) -> Instruction {
+pub(super) fn copy(to: u8, from: u8) -> Instruction {
     instruction(MOVE, to | from << 4, 0, 0)
 }
 
-fn constant(code: u8, register: u8, constant: i32) -> Instruction {
+pub(super) fn constant(code: u8, register: u8, constant: i32) -> Instruction {
     instruction(code, register, 0, constant)
 }
 
@@ -138,7 +143,7 @@ pub(super) fn compile(policy: &Policy) -> Vec<Instruction> {
     program
 }
 
-fn verdict(allow: bool) -> [Instruction; 2] {
+pub(super) fn verdict(allow: bool) -> [Instruction; 2] {
     [constant(MOVE_CONSTANT, VERDICT, allow.into()), instruction(EXIT, 0, 0, 0)]
 }
 
@@ -200,14 +205,23 @@ struct Info {
     name: [u8; 16],
 }
 
-pub(super) fn load(program: &[Instruction]) -> io::Result<OwnedFd> {
+/// Attaches one more program to the group at `dir`.
+pub(super) fn add(dir: &Path, program: &[Instruction], hook: &Hook) -> Result<(), Error> {
+    let failed = |step| move |source| Error::Bpf { step, path: dir.into(), source };
+    let group = open(dir, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, FileMode::empty())
+        .map_err(|errno| Error::Open { path: dir.into(), source: errno.into() })?;
+    let program = load(program, hook).map_err(failed("load"))?;
+    change(PROG_ATTACH, group.as_fd(), program.as_fd(), hook).map_err(failed("attach"))
+}
+
+pub(super) fn load(program: &[Instruction], hook: &Hook) -> io::Result<OwnedFd> {
     let mut attr = LoadAttr {
-        kind: TYPE_CGROUP_DEVICE,
+        kind: hook.kind,
         count: program.len() as u32,
         instructions: program.as_ptr() as u64,
         license: LICENSE.as_ptr() as u64,
-        name: NAME,
-        attach_type: ATTACH_CGROUP_DEVICE,
+        name: hook.name,
+        attach_type: hook.attach,
         ..LoadAttr::default()
     };
     // SAFETY: `attr` is laid out as BPF_PROG_LOAD reads it, and both pointers in it outlive the call: the instructions
@@ -217,10 +231,10 @@ pub(super) fn load(program: &[Instruction]) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-fn change(command: i32, group: BorrowedFd, program: BorrowedFd) -> io::Result<()> {
+fn change(command: i32, group: BorrowedFd, program: BorrowedFd, hook: &Hook) -> io::Result<()> {
     let flags = if command == PROG_ATTACH { ALLOW_MULTI } else { 0 };
     let (target, program) = (group.as_raw_fd(), program.as_raw_fd());
-    let mut attr = AttachAttr { target, program, attach_type: ATTACH_CGROUP_DEVICE, flags };
+    let mut attr = AttachAttr { target, program, attach_type: hook.attach, flags };
     // SAFETY: `attr` is laid out as BPF_PROG_ATTACH and BPF_PROG_DETACH read it and holds no pointer.
     unsafe { bpf(command, &mut attr) }.map(drop)
 }
@@ -230,7 +244,7 @@ fn attached(group: BorrowedFd) -> io::Result<Vec<OwnedFd>> {
     let mut ids = [0_u32; MOST_PROGRAMS];
     let mut attr = QueryAttr {
         target: group.as_raw_fd(),
-        attach_type: ATTACH_CGROUP_DEVICE,
+        attach_type: DEVICES.attach,
         flags: 0,
         attach_flags: 0,
         ids: ids.as_mut_ptr() as u64,
@@ -251,7 +265,7 @@ fn attached(group: BorrowedFd) -> io::Result<Vec<OwnedFd>> {
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => continue,
             Err(error) => return Err(error),
         };
-        if name(fd.as_fd())? == NAME {
+        if name(fd.as_fd())? == DEVICES.name {
             ours.push(fd);
         }
     }
