@@ -21,7 +21,7 @@ MULTIARCH = $(shell rustc --print host-tuple | sed 's/-unknown//')
 # What has to be there, and the Debian package that brings it: `program=package` or `/file=package`.
 BUILD_NEEDS = cc=gcc /usr/lib/$(MULTIARCH)/libc.a=libc6-dev /usr/lib/$(MULTIARCH)/libseccomp.a=libseccomp-dev
 TEST_NEEDS = /usr/share/doc/busybox-static=busybox-static conmon=conmon containerd=containerd crun=crun \
-	dockerd=docker.io ip=iproute2 podman=podman ps=procps python3=python3 runc=runc tini-static=tini newuidmap=uidmap skopeo=skopeo umoci=umoci
+	dockerd=docker.io ip=iproute2 podman=podman ps=procps python3=python3 runc=runc tini-static=tini newuidmap=uidmap skopeo=skopeo umoci=umoci docker-registry=docker-registry openssl=openssl
 MACHINE_NEEDS = qemu-system-x86_64=qemu-system-x86 mmdebstrap=mmdebstrap mkfs.ext4=e2fsprogs
 
 .PHONY: help
@@ -35,9 +35,10 @@ quickstart: build ## build, and run a command in a context made of this machine
 	@test ! -e /etc/only-in-the-context && echo "and on this machine there is no such file"
 
 .PHONY: build
-build: setup-build ## build the release binary
+build: setup-build ## build the release binaries
 	VCTX_COMMIT=$(COMMIT) $(CARGO) build --release --bin vctx
-	@echo "built $(VCTX)"
+	$(CARGO) build --release --package vctx-registry
+	@echo "built $(VCTX) and vctx-registry beside it"
 
 .PHONY: check
 check: setup-build ## formatting, lints, documentation, licences
@@ -50,6 +51,7 @@ check: setup-build ## formatting, lints, documentation, licences
 .PHONY: test
 test: setup-test ## all tests: of the crates, then of the behaviour with real processes and engines
 	$(CARGO) test --workspace --lib --bins
+	$(CARGO) build --package vctx-registry
 	$(CARGO) test --workspace --test tests -- $(TESTS)
 
 .PHONY: test-peers
@@ -72,6 +74,7 @@ man: setup-build ## write man pages and shell completions
 install: ## install what `make build man` has made below PREFIX [/usr/local]
 	@test -x $(VCTX) -a -e $(DOCS)/vctx.1 || { echo "run 'make build man' first" >&2; exit 1; }
 	install -D -m 755 $(VCTX) $(DESTDIR)$(PREFIX)/bin/vctx
+	install -m 755 $(VCTX)-registry $(DESTDIR)$(PREFIX)/bin/vctx-registry
 	install -d $(DESTDIR)$(PREFIX)/share/man/man1
 	install -m 644 $(DOCS)/*.1 $(DESTDIR)$(PREFIX)/share/man/man1
 	install -D -m 644 $(DOCS)/vctx.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/vctx
