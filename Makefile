@@ -8,20 +8,35 @@ SHELL := /bin/bash
 PREFIX ?= /usr/local
 DESTDIR ?=
 CARGO ?= cargo
+# How long each fuzzer runs, and which do: all when none is named.
+FUZZ_SECONDS ?= 60
+FUZZERS ?=
 # Words for the behaviour tests: a part of a name, or options such as `--list`.
 TESTS ?=
+# Words for the bench: sections, separated by commas, and options; `make bench BENCH=--help` shows them.
+BENCH ?=
+# Defences that are taken away by `test-bite`: names in tests/bite. All of them if none is given.
+BITES ?=
+# How many starts the soak makes.
+SOAK_STARTS ?= 10000
 
 TARGET_DIR = $(or $(CARGO_TARGET_DIR),target)
 TRIPLE = $(shell rustc --print host-tuple)
 VCTX = $(TARGET_DIR)/$(TRIPLE)/release/vctx
 DOCS = $(TARGET_DIR)/doc-gen
+MEASURE = VCTX_BENCH_VCTX=$${VCTX_BENCH_VCTX:-$(abspath $(VCTX))} $(CARGO) test --bench bench --
 COMMIT = $(or $(shell git describe --always --dirty --abbrev=12 --match= 2>/dev/null),unknown)
 MULTIARCH = $(shell rustc --print host-tuple | sed 's/-unknown//')
 
 # What has to be there, and the Debian package that brings it: `program=package` or `/file=package`.
 BUILD_NEEDS = cc=gcc /usr/lib/$(MULTIARCH)/libc.a=libc6-dev /usr/lib/$(MULTIARCH)/libseccomp.a=libseccomp-dev
 TEST_NEEDS = /usr/share/doc/busybox-static=busybox-static conmon=conmon containerd=containerd crun=crun \
-	dockerd=docker.io ip=iproute2 podman=podman ps=procps python3=python3 runc=runc tini-static=tini newuidmap=uidmap skopeo=skopeo umoci=umoci docker-registry=docker-registry openssl=openssl
+	dockerd=docker.io ip=iproute2 nft=nftables patch=patch podman=podman prlimit=util-linux ps=procps python3=python3 runc=runc tini-static=tini newuidmap=uidmap \
+	docker-registry=docker-registry openssl=openssl skopeo=skopeo umoci=umoci
+FUZZ_NEEDS = c++=g++
+BENCH_NEEDS = /usr/share/doc/busybox-static=busybox-static bwrap=bubblewrap crun=crun runc=runc \
+	nginx=nginx-light sqlite3=sqlite3 strace=strace wrk=wrk xz=xz-utils \
+	/usr/share/containers/seccomp.json=golang-github-containers-common
 MACHINE_NEEDS = qemu-system-x86_64=qemu-system-x86 mmdebstrap=mmdebstrap mkfs.ext4=e2fsprogs
 
 .PHONY: help
@@ -45,6 +60,9 @@ check: setup-build ## formatting, lints, documentation, licences
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --lib --no-deps --document-private-items
+	@echo "unsafe blocks, by module (tests/invariants.rs keeps the list):"; \
+	grep -rc --include='*.rs' --exclude-dir=tests 'unsafe {' cli runtime isolation netns storage | \
+		awk -F: '$$2 { print "  " $$2 "\t" $$1; all += $$2 } END { print "  " all "\tin all" }' | sort -k2
 	@if $(CARGO) deny --version >/dev/null 2>&1; then set -x; $(CARGO) deny check bans licenses sources; \
 	else echo "cargo-deny is not installed: licences and sources are not checked"; fi
 
@@ -59,11 +77,49 @@ test-peers: setup-test ## the behaviour tests against runc and crun
 	VCTX_UNDER_TEST=runc $(CARGO) test --workspace --test tests -- $(TESTS)
 	VCTX_UNDER_TEST=crun $(CARGO) test --workspace --test tests -- $(TESTS)
 
+.PHONY: bench
+bench: setup-bench build ## measure against crun, runc, youki, bubblewrap and the kernel's floor (as root; BENCH=run,exec)
+	$(CARGO) build --example floor --example work
+	$(MEASURE) $(BENCH)
+
+# Ratios of short measures: what is kept in the tree, and what may not get worse by more than a fifth.
+comma = ,
+KEPT_SECTIONS = run$(comma)exec$(comma)verbs
+BASELINE = tests/bench/baseline.json
+KEPT = $(or $(BENCH),$(KEPT_SECTIONS)) --check $(BASELINE) --output $(TARGET_DIR)/bench-check.json
+.PHONY: bench-check bench-keep
+bench-check: setup-bench build ## measure again, and fail when a ratio is worse than the kept one by more than a fifth
+	$(CARGO) build --example floor --example work
+	$(MEASURE) $(KEPT)
+bench-keep: setup-bench build ## measure, and keep the ratios for bench-check
+	$(CARGO) build --example floor --example work
+	$(MEASURE) $(KEPT) --keep
+
+.PHONY: test-bite
+test-bite: setup-test ## take each defence away, and see the attacks on it succeed (as root; half an hour)
+	tests/bite/run $(BITES)
+
+.PHONY: test-faults soak
+test-faults: setup-test ## a kill and every error at every system call of every verb (as root)
+	VCTX_FAULTS=all $(CARGO) test --workspace --test tests -- faults $(TESTS)
+soak: setup-test ## SOAK_STARTS [10000] starts, four at once, some killed: nothing may grow (as root)
+	VCTX_SOAK=$(SOAK_STARTS) $(CARGO) test --workspace --test tests
+
 .PHONY: test-v2 test-systemd
 test-v2: setup-machine ## the behaviour tests on pure cgroup v2, in a QEMU machine (as root)
-	tests/vm/run v2 $(TESTS)
+	VCTX_COMMIT=$(COMMIT) tests/vm/run v2 $(TESTS)
 test-systemd: setup-machine ## the behaviour tests under systemd and its control-group driver, in a QEMU machine
-	tests/vm/run systemd $(TESTS)
+	VCTX_COMMIT=$(COMMIT) tests/vm/run systemd $(TESTS)
+
+.PHONY: fuzz fuzz-hour
+fuzz: setup-fuzz ## each fuzzer for FUZZ_SECONDS [60], two at once; FUZZERS="config users" chooses
+	tests/fuzz/run $(FUZZ_SECONDS) $(FUZZERS)
+fuzz-hour: setup-fuzz ## each fuzzer for an hour, two at once
+	tests/fuzz/run 3600 $(FUZZERS)
+
+.PHONY: bench-v2
+bench-v2: setup-machine ## instructions and system calls on pure cgroup v2, in a QEMU machine (as root)
+	tests/vm/run bench $(or $(BENCH),run$(comma)exec$(comma)verbs$(comma)calls --rounds 10)
 
 .PHONY: man
 man: setup-build ## write man pages and shell completions
@@ -84,13 +140,18 @@ install: ## install what `make build man` has made below PREFIX [/usr/local]
 .PHONY: setup
 setup: setup-test ## install what the build and the tests need
 
-.PHONY: setup-build setup-test setup-machine
+.PHONY: setup-build setup-test setup-bench setup-machine setup-fuzz
 setup-build:
 	@$(call provide,$(BUILD_NEEDS))
 setup-test:
 	@$(call provide,$(BUILD_NEEDS) $(TEST_NEEDS))
+setup-bench:
+	@$(call provide,$(BUILD_NEEDS) $(BENCH_NEEDS))
 setup-machine:
 	@$(call provide,$(BUILD_NEEDS) $(MACHINE_NEEDS))
+setup-fuzz:
+	@$(call provide,$(BUILD_NEEDS) $(FUZZ_NEEDS))
+	@$(CARGO) fuzz --version >/dev/null 2>&1 || $(CARGO) install cargo-fuzz --version ^0.13 --locked
 
 # Installs the packages of what is missing. With nothing missing it touches neither network nor apt.
 define provide

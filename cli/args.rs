@@ -9,7 +9,10 @@ use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
+use vctx_context::cgroup::Subgroup;
+
 use crate::image_args::ImageVerb;
+use crate::network_args::NetworkVerb;
 use crate::run_args::RunArgs;
 use crate::values::{self, NumericUser, Signal, Size};
 
@@ -132,6 +135,11 @@ pub(crate) enum Verb {
     Image(ImageVerb),
     /// Tell what this machine offers, what is missing, and which package brings it.
     Info(InfoArgs),
+    /// Define, list, remove and repair networks.
+    Network {
+        #[command(subcommand)]
+        verb: NetworkVerb,
+    },
 }
 
 /// Descriptors, sockets and files that a caller hands over when it creates a context.
@@ -223,9 +231,9 @@ pub(crate) struct ExecArgs {
     /// Add a capability; repeatable.
     #[arg(short, long, value_name = "CAP", value_parser = values::capability)]
     pub(crate) cap: Vec<String>,
-    /// Run in an existing control group below the context's, as [CONTROLLER:]PATH; repeatable.
-    #[arg(long, value_name = "PATH")]
-    pub(crate) cgroup: Vec<String>,
+    /// Run in an existing control group below the context's, as [CONTROLLER[,CONTROLLER...]:]PATH; repeatable.
+    #[arg(long, value_name = "PATH", value_parser = values::subgroup)]
+    pub(crate) cgroup: Vec<Subgroup>,
     /// Start even in a paused context; the process runs when it is resumed.
     #[arg(long)]
     pub(crate) ignore_paused: bool,

@@ -3,17 +3,21 @@
 use std::path::Path;
 use std::process::ExitCode;
 
+use vctx_netns::Networks;
 use vctx_runtime::config::Config;
 use vctx_runtime::create::{Cgroups, Console, Request, Start};
 use vctx_runtime::state::Store;
+use vctx_storage::Place;
 
 use crate::args::{CgroupManager, CreateArgs, Global, Handles};
 use crate::error::Error;
+use crate::log::Log;
 
 /// Runs the verb.
 pub(crate) fn run(global: &Global, args: CreateArgs) -> Result<ExitCode, Error> {
     let request = of_bundle(global, &args.id, &args.bundle, &args.handles, Start::Wait)?;
     let created = vctx_runtime::create::create(&store(global), request)?;
+    Log::new(global).warnings(&created.warnings);
     crate::handles::send_pidfd(args.handles.pidfd_socket.as_deref(), &created.child)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -21,6 +25,11 @@ pub(crate) fn run(global: &Global, args: CreateArgs) -> Result<ExitCode, Error> 
 /// Where contexts are kept.
 pub(crate) fn store(global: &Global) -> Store {
     Store::new(global.root.clone())
+}
+
+/// Where networks are kept.
+pub(crate) fn networks(global: &Global) -> Networks {
+    Networks::new(&Place::usual(global.root.as_deref()).store, store(global).root())
 }
 
 /// What is asked for with a bundle, for `create` and `run`.
@@ -43,12 +52,13 @@ pub(crate) fn of_bundle(
         console: handles.console_socket.clone().map(Console::Listener),
         start,
         pid_file: handles.pid_file.clone(),
-        preserve: crate::handles::preserve(handles.preserve_fds),
+        preserve: crate::handles::preserve(handles.preserve_fds)?,
         no_pivot: handles.no_pivot,
         no_keyring: handles.no_new_keyring,
         cgroups: cgroups(global),
         own: Vec::new(),
         folders: Vec::new(),
+        network: None,
     })
 }
 

@@ -27,10 +27,17 @@ pub(crate) enum Error {
     NoRegistryProgram,
     #[error("cannot run vctx-registry, which talks to registries")]
     RegistryProgram(#[source] io::Error),
+    /// A network.
+    #[error(transparent)]
+    Network(#[from] vctx_netns::Error),
     #[error("cannot find the bundle {}; give its folder with --bundle", path.display())]
     Bundle { path: PathBuf, source: io::Error },
     #[error("cannot send the pidfd to {}", path.display())]
     PidfdSocket { path: PathBuf, source: io::Error },
+    #[error(
+        "--preserve-fds {asked}: descriptor {descriptor} was not passed; open it before, or ask for fewer"
+    )]
+    NotInherited { asked: u32, descriptor: u32 },
     #[error("a detached process cannot have a terminal unless --console-socket takes it")]
     DetachedTerminal,
     #[error("cannot wait for the process")]
@@ -51,8 +58,6 @@ pub(crate) enum Error {
     Interval,
     #[error("the context's configuration has no process to take the settings from; use --process")]
     NoProcess,
-    #[error("--cgroup can be given once; the group is entered in all hierarchies")]
-    ManyCgroups,
     #[error("{} exists already; move it away, or choose another folder with --bundle", .0.display())]
     SpecExists(PathBuf),
     #[error("cannot write {}", path.display())]

@@ -5,20 +5,24 @@ use std::process::ExitCode;
 
 use oci_spec::runtime::{Capability, LinuxCapabilities, Process, Spec, User};
 use vctx_context::terminal;
+use vctx_runtime::config::ProcessConfig;
 use vctx_runtime::create::Console;
-use vctx_runtime::exec::{Request, target};
+use vctx_runtime::exec::{Executed, Request, target};
 
 use crate::args::{ExecArgs, Global};
 use crate::create::store;
 use crate::error::Error;
 use crate::handles;
+use crate::log::Log;
 use crate::supervise::{Signals, Supervisor};
 
 /// Runs the verb. In the foreground it ends as the process does.
 pub(crate) fn run(global: &Global, args: ExecArgs) -> Result<ExitCode, Error> {
     let store = store(global);
     let target = target(&store, &args.id)?;
-    let process = process(&args, &target.spec)?;
+    let ProcessConfig { process, unknown_capabilities } = process(&args, &target.spec)?;
+    let log = Log::new(global);
+    log_affinity(&log, &process)?;
     let wants_terminal = process.terminal().unwrap_or(false);
     let mut own_terminal = None;
     let console = match (&args.console_socket, wants_terminal) {
@@ -33,23 +37,25 @@ pub(crate) fn run(global: &Global, args: ExecArgs) -> Result<ExitCode, Error> {
     };
     let request = Request {
         process,
+        unknown_capabilities,
         console,
         pid_file: args.pid_file.clone(),
-        preserve: handles::preserve(args.preserve_fds),
-        cgroup: cgroup(&args.cgroup)?,
+        preserve: handles::preserve(args.preserve_fds)?,
+        cgroup: args.cgroup.clone(),
         ignore_paused: args.ignore_paused,
     };
     let signals = if args.detach { None } else { Some(Signals::take()?) };
-    let child = vctx_runtime::exec::exec(&store, &target, request)?;
+    let Executed { child, warnings } = vctx_runtime::exec::exec(&store, &target, request)?;
+    log.warnings(&warnings);
     handles::send_pidfd(args.pidfd_socket.as_deref(), &child)?;
     match signals {
         None => Ok(ExitCode::SUCCESS),
-        Some(signals) => Supervisor::new(signals, child, own_terminal)?.run(),
+        Some(signals) => Supervisor::new(signals, child, own_terminal).run(),
     }
 }
 
 /// The process: a whole one from a file, or the configuration's with what the options change.
-fn process(args: &ExecArgs, spec: &Spec) -> Result<Process, Error> {
+fn process(args: &ExecArgs, spec: &Spec) -> Result<ProcessConfig, Error> {
     if let Some(path) = &args.process {
         return Ok(vctx_runtime::config::read_process(Path::new(path))?);
     }
@@ -85,7 +91,16 @@ fn process(args: &ExecArgs, spec: &Spec) -> Result<Process, Error> {
     if !args.cap.is_empty() {
         add_capabilities(&mut process, &args.cap);
     }
-    Ok(process)
+    Ok(ProcessConfig { process, unknown_capabilities: Vec::new() })
+}
+
+/// The CPUs on which the process is born cannot be seen later: it then has those of its control group, or the final ones.
+fn log_affinity(log: &Log, process: &Process) -> Result<(), Error> {
+    if let Some(words) = vctx_runtime::exec::initial_affinity(process)? {
+        let digits: String = words.iter().rev().map(|word| format!("{word:016x}")).collect();
+        log.debug(&format!("initial CPU affinity: 0x{}", digits.trim_start_matches('0')));
+    }
+    Ok(())
 }
 
 /// Programs take the first of two variables of one name: a new value has to drive the old one out.
@@ -118,13 +133,4 @@ fn add_capabilities(process: &mut Process, names: &[String]) {
         (with(sets.bounding()), with(sets.effective()), with(sets.permitted()));
     sets.set_bounding(bounding).set_effective(effective).set_permitted(permitted);
     process.set_capabilities(Some(sets));
-}
-
-/// A control group below the context's. On version 1 runc takes one a controller; one for all is what we have.
-fn cgroup(wanted: &[String]) -> Result<Option<String>, Error> {
-    match wanted {
-        [] => Ok(None),
-        [one] => Ok(Some(one.rsplit_once(':').map_or(one.as_str(), |(_, path)| path).to_owned())),
-        _ => Err(Error::ManyCgroups),
-    }
 }

@@ -9,6 +9,8 @@ mod grants;
 #[allow(dead_code, reason = "as above")]
 mod image_args;
 #[allow(dead_code, reason = "as above")]
+mod network_args;
+#[allow(dead_code, reason = "as above")]
 mod run_args;
 #[allow(dead_code, reason = "as above")]
 mod values;

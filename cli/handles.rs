@@ -11,10 +11,19 @@ use crate::error::Error;
 
 /// The number of descriptors that the guest gets beside the standard ones: those of socket activation
 /// (sd_listen_fds(3)) come first.
-pub(crate) fn preserve(asked: u32) -> u32 {
+pub(crate) fn preserve(asked: u32) -> Result<u32, Error> {
+    let first = 3;
     let listen = std::env::var("LISTEN_FDS").ok().and_then(|number| number.parse::<u32>().ok());
-    asked.saturating_add(listen.unwrap_or(0)).min(1024)
+    let promised = first..asked.min(MOST).saturating_add(first);
+    match promised.into_iter().find(|descriptor| !vctx_context::child::sys::is_inherited(*descriptor as i32))
+    {
+        Some(descriptor) => Err(Error::NotInherited { asked, descriptor }),
+        None => Ok(asked.saturating_add(listen.unwrap_or(0)).min(MOST)),
+    }
 }
+
+/// More descriptors than this are not handed on.
+const MOST: u32 = 1024;
 
 /// Sends a process's pidfd to the caller.
 pub(crate) fn send_pidfd(path: Option<&Path>, child: &Child) -> Result<(), Error> {

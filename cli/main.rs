@@ -17,6 +17,8 @@ mod image_args;
 mod info;
 mod log;
 mod native;
+mod network;
+mod network_args;
 mod output;
 mod run;
 mod run_args;
@@ -81,6 +83,7 @@ fn act(global: &Global, verb: Verb) -> Result<ExitCode, Error> {
         Verb::Features(args) => features::run(global, args),
         Verb::Image(verb) => image::run(global, verb),
         Verb::Info(args) => info::run(global, args),
+        Verb::Network { verb } => network::run(global, verb),
     }
 }
 

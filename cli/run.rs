@@ -49,6 +49,7 @@ fn live(global: &Global, args: &RunArgs, asked: Native) -> Result<ExitCode, Erro
     }
     if args.detach {
         let created = vctx_runtime::create::create(&store, request)?;
+        Log::new(global).warnings(&created.warnings);
         handles::send_pidfd(args.handles.pidfd_socket.as_deref(), &created.child)?;
         if args.bundle.is_none() {
             // The caller may not have chosen the name.
@@ -61,12 +62,15 @@ fn live(global: &Global, args: &RunArgs, asked: Native) -> Result<ExitCode, Erro
     }
     let signals = Signals::take()?;
     let created = vctx_runtime::create::create(&store, request)?;
+    Log::new(global).warnings(&created.warnings);
     // Other commands must be able to reach the context while it runs, and to change the store of images.
     drop((created.lock, lock));
     let result = handles::send_pidfd(args.handles.pidfd_socket.as_deref(), &created.child)
-        .and_then(|()| Supervisor::new(signals, created.child, own_terminal))
-        .and_then(Supervisor::run);
-    if !keep {
+        .and_then(|()| Supervisor::new(signals, created.child, own_terminal).run());
+    if result.is_err() {
+        // The guest may live. One error is told: the one that has led here.
+        let _ = vctx_runtime::delete::delete(&store, &created.context.state.id, true);
+    } else if !keep {
         let failed = vctx_runtime::delete::finish(&created.context)?;
         Log::new(global).warnings(&failed);
     }

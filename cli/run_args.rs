@@ -4,6 +4,7 @@
 //! (`run TARGET [-- CMD...]`), where TARGET is `host`, an image or a folder. Options of the native form conflict with `--bundle`
 //! by group, so that none is silently ignored.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
@@ -166,9 +167,12 @@ pub(crate) struct Mounts {
     /// Give the guest a device of the host; repeatable.
     #[arg(long, value_name = "SOURCE[:TARGET[:rwm]]")]
     pub(crate) device: Vec<DeviceSpec>,
-    /// Network: none (loopback only), host, ns:PATH or container:ID.
+    /// Network: none (loopback only), host, bridge, one of `vctx network ls`, ns:PATH or container:ID.
     #[arg(long, visible_alias = "network", value_name = "NET", default_value = "none")]
     pub(crate) net: Network,
+    /// Address to have on the network, of IPv4 or IPv6; the other one has the same number.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) ip: Option<IpAddr>,
 }
 
 /// What the guest may do.

@@ -47,28 +47,34 @@ impl Signals {
 pub(crate) struct Supervisor {
     signals: Signals,
     child: Child,
+    /// Where the guest's terminal arrives.
+    socket: Option<OwnedFd>,
     terminal: Option<Terminal>,
 }
 
 impl Supervisor {
     /// With `socket`, the guest's terminal arrives there and is joined to ours.
-    pub(crate) fn new(signals: Signals, child: Child, socket: Option<OwnedFd>) -> Result<Supervisor, Error> {
-        let terminal = match socket {
-            Some(socket) => {
-                Some(Terminal::new(terminal::receive(socket.as_fd()).map_err(vctx_runtime::Error::from)?)?)
-            }
-            None => None,
-        };
-        Ok(Supervisor { signals, child, terminal })
+    pub(crate) fn new(signals: Signals, child: Child, socket: Option<OwnedFd>) -> Supervisor {
+        Supervisor { signals, child, socket, terminal: None }
     }
 
-    /// Serves until the process has ended, and gives its exit code: 128+n for a signal.
+    /// Serves until the process has ended, and gives its exit code: 128+n for a signal. A process that cannot be served
+    /// is ended: nobody would know of it.
     pub(crate) fn run(mut self) -> Result<ExitCode, Error> {
-        let code = self.serve()?;
+        let served = self.take_terminal().and_then(|()| self.serve());
+        let code = served.inspect_err(|_| drop(send_signal(self.child.pidfd.as_fd(), libc::SIGKILL)))?;
         if let Some(terminal) = &mut self.terminal {
             terminal.drain();
         }
         Ok(ExitCode::from(code))
+    }
+
+    fn take_terminal(&mut self) -> Result<(), Error> {
+        if let Some(socket) = self.socket.take() {
+            let master = terminal::receive(socket.as_fd()).map_err(vctx_runtime::Error::from)?;
+            self.terminal = Some(Terminal::new(master)?);
+        }
+        Ok(())
     }
 
     fn serve(&mut self) -> Result<u8, Error> {
@@ -100,7 +106,13 @@ impl Supervisor {
 
     /// Passes signals on to the guest. A terminal's own arrive as characters.
     fn pass_signals(&mut self) -> Result<(), Error> {
-        while let Some(info) = self.signals.descriptor.read_signal().map_err(wait_error)? {
+        loop {
+            let info = match self.signals.descriptor.read_signal() {
+                Ok(Some(info)) => info,
+                Ok(None) => break,
+                Err(Errno::EINTR) => continue,
+                Err(error) => return Err(wait_error(error)),
+            };
             let signal = info.ssi_signo as i32;
             match Signal::try_from(signal) {
                 Ok(Signal::SIGCHLD) => {}
@@ -164,7 +176,7 @@ impl Terminal {
         let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
         // SAFETY: the kernel writes one `winsize`, which is live here; a file that is no terminal gives ENOTTY.
         if unsafe { libc::ioctl(libc::STDIN_FILENO, libc::TIOCGWINSZ, &raw mut size) } == 0 {
-            // SAFETY: the kernel reads the same struct.
+            // SAFETY: the kernel reads the `winsize` that the call before has filled, and the master is ours and open.
             unsafe { libc::ioctl(self.master.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) };
         }
     }

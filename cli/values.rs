@@ -8,6 +8,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use nix::sys::signal::Signal as NixSignal;
+use vctx_context::cgroup::Subgroup;
 
 /// A value that the command line cannot take; the text says which form is expected.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -30,6 +31,8 @@ pub(crate) enum ValueError {
     Env,
     #[error("expected KEY=VALUE")]
     KeyValue,
+    #[error("expected PATH, or CONTROLLER[,CONTROLLER...]:PATH")]
+    Subgroup,
     #[error("`{0}` is not a resource limit; known are {names}", names = RLIMITS.join(", ").to_lowercase())]
     RlimitName(String),
     #[error("expected NAME=SOFT[:HARD], each a number or `unlimited`, SOFT not above HARD")]
@@ -211,11 +214,9 @@ impl FromStr for Signal {
                 _ => NixSignal::from_str(&format!("SIG{name}")).map_err(|_| ValueError::Signal)? as i32,
             }
         };
-        if number > RTMAX || (32..RTMIN).contains(&number) {
-            Err(ValueError::Signal)
-        } else {
-            Ok(Signal(number))
-        }
+        // An offset must not lead out of the real-time signals.
+        let known = if name.starts_with("RT") { RTMIN..=RTMAX } else { 1..=31 };
+        if known.contains(&number) { Ok(Signal(number)) } else { Err(ValueError::Signal) }
     }
 }
 
@@ -333,6 +334,18 @@ impl FromStr for KeyValue {
                 Ok(KeyValue { key: key.to_owned(), value: value.to_owned() })
             }
             _ => Err(ValueError::KeyValue),
+        }
+    }
+}
+
+/// `[CONTROLLER[,CONTROLLER...]:]PATH` of a control group below a context's.
+pub(crate) fn subgroup(text: &str) -> Result<Subgroup, ValueError> {
+    let (controllers, path) = text.split_once(':').unwrap_or(("", text));
+    let controllers: Vec<String> = controllers.split(',').map(str::to_owned).collect();
+    match (text.contains(':'), controllers.iter().any(String::is_empty)) {
+        (true, true) => Err(ValueError::Subgroup),
+        (named, _) => {
+            Ok(Subgroup { controllers: if named { controllers } else { Vec::new() }, path: path.to_owned() })
         }
     }
 }

@@ -86,6 +86,9 @@ fn signals_are_numbers_or_names_in_any_case() {
         "RTMIN-1",
         "RTMAX+1",
         "RTMAX-31",
+        "RTMAX-33",
+        "RTMAX-64",
+        "RTMAX-99",
         "RTMIN++1",
         "SIGSIGKILL",
     ] {

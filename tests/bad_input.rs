@@ -8,6 +8,8 @@ pub fn cases() -> Vec<Case> {
     let cases = vec![
         case!(a_wrong_type_is_refused_by_name),
         case!(a_wrong_value_is_refused_by_name),
+        case!(the_refusals_of_the_unit_tests_are_those_of_the_command),
+        case!(a_hook_that_cannot_run_is_refused_before_the_start),
         case!(a_version_that_is_none_is_refused),
         case!(namespaces_in_conflict_are_refused),
         case!(a_text_of_a_mebibyte_is_refused),
@@ -76,6 +78,9 @@ fn a_wrong_type_is_refused_by_name() {
 
 fn a_wrong_value_is_refused_by_name() {
     let limit = |soft, hard| json!({ "type": "RLIMIT_NOFILE", "soft": soft, "hard": hard });
+    let device =
+        |major: i64, minor: i64| json!([{ "path": "/dev/x", "type": "c", "major": major, "minor": minor }]);
+    let huge = |size: &str| json!([{ "pageSize": size, "limit": 1 }]);
     let map = |size: u32| json!([{ "containerID": 1, "hostID": 1, "size": size }]);
     refused(&[
         ("/root", Value::Null, "root"),
@@ -109,8 +114,52 @@ fn a_wrong_value_is_refused_by_name() {
             json!([{ "path": "x", "type": "c", "major": 1, "minor": 3 }]),
             "linux.devices[0].path",
         ),
+        ("/linux/devices", device(4096, 3), "linux.devices[0].major"),
+        ("/linux/devices", device(1, -1), "linux.devices[0].minor"),
+        ("/linux/resources/devices/0/access", json!("rx"), "linux.resources.devices"),
+        ("/linux/resources/hugepageLimits", huge("../x"), "linux.resources.hugepageLimits"),
+        ("/linux/resources/memory", json!({ "limit": 9000, "swap": 8000 }), "linux.resources.memory.swap"),
+        ("/linux/resources/unified", json!({ "../x": "1" }), "linux.resources.unified"),
         ("/linux/memoryPolicy", json!({ "mode": "MPOL_BIND", "nodes": "9999" }), "linux.memoryPolicy.nodes"),
         ("/linux/timeOffsets", json!({ "boottime": { "secs": 1 } }), "linux.timeOffsets"),
+    ]);
+}
+
+/// A sample: every place of a configuration with every field is made wrong in the unit tests of `validate`.
+fn the_refusals_of_the_unit_tests_are_those_of_the_command() {
+    let full: Value = serde_json::from_str(include_str!("full.json")).unwrap();
+    let mut places = Vec::new();
+    collect(&full, String::new(), &mut places);
+    for (place, is_object) in places.iter().skip(5).step_by(31) {
+        let mut context = Context::new();
+        context.spec = full.clone();
+        context.set(place, if *is_object { json!(7) } else { json!({}) });
+        let name = place.split('/').nth(1).unwrap().to_lowercase();
+        context.create().refused_with(&[&name]);
+        assert!(!context.state_root.exists(), "{place}: something was begun");
+    }
+}
+
+fn collect(value: &Value, at: String, places: &mut Vec<(String, bool)>) {
+    match value {
+        Value::Object(map) => map.iter().for_each(|(key, one)| collect(one, format!("{at}/{key}"), places)),
+        Value::Array(list) => {
+            list.iter().enumerate().for_each(|(index, one)| collect(one, format!("{at}/{index}"), places));
+        }
+        _ => {}
+    }
+    if !at.is_empty() && !at.ends_with("/commandLine") && !at.ends_with("/username") {
+        places.push((at, value.is_object()));
+    }
+}
+
+fn a_hook_that_cannot_run_is_refused_before_the_start() {
+    refused(&[
+        ("/hooks", json!({ "poststop": [{ "path": "relative" }] }), "hooks.poststop[0].path"),
+        ("/hooks", json!({ "poststart": [{ "path": "/bin/a\0b" }] }), "hooks.poststart[0].path"),
+        ("/hooks", json!({ "prestart": [{ "path": "/bin/a", "args": ["\0"] }] }), "hooks.prestart[0].args"),
+        ("/hooks", json!({ "prestart": [{ "path": "/bin/a", "env": ["A=\0"] }] }), "hooks.prestart[0].env"),
+        ("/hooks", json!({ "poststop": [{ "path": "/bin/a", "timeout": -1 }] }), "hooks.poststop[0].timeout"),
     ]);
 }
 

@@ -1,5 +1,5 @@
-//! The table in docs/spec-conformance.md says what the tests show: each test that it names has to be there, and each field
-//! without one needs its reason.
+//! The tables in docs/spec-conformance.md and docs/engines.md say what the tests show: each test that they name has to be
+//! there, and each field of the specification without one needs its reason.
 
 use crate::harness::{Case, case};
 use std::collections::HashSet;
@@ -7,21 +7,32 @@ use std::fs;
 use std::path::Path;
 
 pub fn cases() -> Vec<Case> {
-    vec![case!(every_test_that_the_table_names_exists), case!(every_field_without_a_test_has_its_reason)]
+    vec![case!(every_test_that_the_tables_name_exists), case!(every_field_without_a_test_has_its_reason)]
 }
 
 const TABLE: &str = include_str!("../docs/spec-conformance.md");
+const CALLS: &str = include_str!("../docs/engines.md");
 
-fn every_test_that_the_table_names_exists() {
+fn every_test_that_the_tables_name_exists() {
+    assert_tests_exist(TABLE, 100);
+    assert_tests_exist(CALLS, 50);
+}
+
+/// The tests that a text names, more than `at_least`, are there.
+#[track_caller]
+pub fn assert_tests_exist(text: &str, at_least: usize) {
     let mut functions = HashSet::new();
     for folder in ["tests", "isolation", "runtime", "netns", "cli"] {
         collect(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder), &mut functions);
     }
-    let named: Vec<_> =
-        TABLE.split('`').skip(1).step_by(2).filter(|name| name.matches('_').count() > 2).collect();
-    assert!(named.len() > 100, "the table was read wrongly: {} names", named.len());
+    // Words in code type: a test's name has some underscores, and neither spaces nor a path.
+    let is_test = |name: &&str| {
+        name.matches('_').count() > 2 && !name.contains([' ', '/', ':']) && !name.contains(char::is_uppercase)
+    };
+    let named: Vec<_> = text.split('`').skip(1).step_by(2).filter(is_test).collect();
+    assert!(named.len() > at_least, "the text was read wrongly: {} names", named.len());
     let absent: Vec<_> = named.iter().filter(|name| !functions.contains(**name)).collect();
-    assert!(absent.is_empty(), "named in the table, and no test: {absent:#?}");
+    assert!(absent.is_empty(), "named there, and no test: {absent:#?}");
 }
 
 /// The names of the functions without arguments in all sources below `folder`.

@@ -38,6 +38,7 @@ pub fn cases() -> Vec<Case> {
         case!(exec_follows_processes_that_have_moved_to_another_group)
             .differs("runc", "1.1 does not on version 1"),
         case!(exec_goes_to_the_group_that_it_names).needs(Need::Vctx),
+        case!(exec_goes_to_the_groups_of_the_controllers_that_it_names).needs(Need::Vctx),
         case!(exec_runs_on_the_cpus_of_its_affinity)
             .differs("runc", "1.1 ignores it")
             .differs("crun", "1.8 ignores it"),
@@ -369,6 +370,28 @@ fn exec_goes_to_the_group_that_it_names() {
     assert_eq!(context.exec(&["--cgroup", "/"], &["cat", "/proc/self/cgroup"]).ok().stdout, first);
     context.exec(&["--cgroup", "absent"], &["true"]).refused_with(&["absent"]);
     context.exec(&["--cgroup", "../up"], &["true"]).refused();
+}
+
+fn exec_goes_to_the_groups_of_the_controllers_that_it_names() {
+    let context = Context::idle();
+    let first = fs::read_to_string(format!("/proc/{}/cgroup", context.pid())).unwrap();
+    let _folders = below(&context, "part");
+    let lines = |options: &[&str]| context.exec(options, &["cat", "/proc/self/cgroup"]).ok().stdout;
+    let moved = |controller: &str| -> String {
+        let moves = |line: &&str| {
+            let of = line.split(':').nth(1).unwrap();
+            of.is_empty() && first.lines().count() == 1 || of.split(',').any(|name| name == controller)
+        };
+        first.lines().map(|line| format!("{line}{}\n", if moves(&line) { "/part" } else { "" })).collect()
+    };
+    assert_eq!(lines(&["--cgroup", "memory:part"]), moved("memory"));
+    if first.lines().count() > 1 {
+        assert_eq!(lines(&["--cgroup", "pids:/part", "--cgroup", "memory:/"]), moved("pids"));
+    }
+    for wrong in ["waaaaat:/", "waaaaat,memory:/part", ":part", "memory:absent", "memory:../up"] {
+        context.exec(&["--cgroup", wrong], &["true"]).refused();
+    }
+    context.exec(&["--cgroup", "memory:/part", "--cgroup", "memory:/"], &["true"]).refused_with(&["second"]);
 }
 
 fn exec_runs_on_the_cpus_of_its_affinity() {

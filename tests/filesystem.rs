@@ -37,7 +37,8 @@ pub fn cases() -> Vec<Case> {
         case!(a_later_mount_covers_an_earlier_one),
         case!(writes_go_to_the_root_filesystem),
         case!(the_working_folder_may_be_on_a_mount),
-        case!(without_a_mount_namespace_the_host_sees_no_mount).needs(Need::Vctx),
+        case!(without_a_mount_namespace_the_host_sees_no_mount).needs(Need::Vctx).needs(Need::Linux(6, 15)),
+        case!(without_a_mount_namespace_an_older_kernel_mounts_nothing).needs(Need::Vctx),
     ]
 }
 
@@ -336,6 +337,19 @@ fn the_working_folder_may_be_on_a_mount() {
     context.bind("/work", folder, &["bind"]);
     context.set("/process/cwd", json!("/work"));
     assert_eq!(context.prints(), "/work\nhere");
+}
+
+fn without_a_mount_namespace_an_older_kernel_mounts_nothing() {
+    let mut context = Context::sh("echo ran");
+    context.without_namespace("mount");
+    let unmounted = ["maskedPaths", "readonlyPaths", "devices"];
+    context.spec["linux"].as_object_mut().unwrap().retain(|key, _| !unmounted.contains(&key.as_str()));
+    if crate::harness::kernel() < (6, 15) {
+        context.run().refused_with(&["6.15"]);
+        context.assert_nothing_left();
+    }
+    context.set("/mounts", json!([]));
+    assert_eq!(context.prints(), "ran");
 }
 
 fn without_a_mount_namespace_the_host_sees_no_mount() {

@@ -72,7 +72,13 @@ fn a_hook_reads_the_state_on_its_standard_input() {
     let mut context = Context::new();
     context.args(&["sleep", "1000"]);
     let folder = context.dir.clone();
-    let points = [("createRuntime", "creat"), ("poststart", "running"), ("poststop", "stopped")];
+    // runc says creating for the first two, crun created; the specification leaves both open.
+    let points = [
+        ("prestart", "creat"),
+        ("createRuntime", "creat"),
+        ("poststart", "running"),
+        ("poststop", "stopped"),
+    ];
     for (point, _) in points {
         context.set(&format!("/hooks/{point}"), json!([hook("")]));
         let script = format!("cat > {}/{point}", folder.display());

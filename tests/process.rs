@@ -25,6 +25,9 @@ pub fn cases() -> Vec<Case> {
         case!(a_capability_that_the_caller_lacks_is_left_out)
             .needs(Need::Program("setpriv"))
             .differs("runc", "1.1 fails"),
+        case!(capabilities_that_are_unknown_or_unavailable_are_a_warning)
+            .differs("runc", "1.1 fails where the inheritable set is not in the bounding one")
+            .differs("crun", "1.8 says nothing"),
         case!(without_capabilities_there_are_none),
         case!(a_user_other_than_root_keeps_ambient_capabilities),
         case!(no_new_privileges_is_set_when_asked_for),
@@ -198,6 +201,41 @@ fn a_capability_that_the_caller_lacks_is_left_out() {
     let mut restricted = std::process::Command::new("setpriv");
     restricted.args(["--bounding-set", "-sys_time"]).arg(bundle.get_program()).args(bundle.get_args());
     assert_eq!(command::run(&mut restricted).ok().line(), "CapEff:\t0000000000000020");
+}
+
+fn capabilities_that_are_unknown_or_unavailable_are_a_warning() {
+    let mut context = Context::sh("grep -E 'Cap(Inh|Eff)' /proc/self/status | cut -f2");
+    let sets = json!({
+        "bounding": ["CAP_KILL", "CAP_OF_TOMORROW"],
+        "permitted": ["CAP_KILL"],
+        "effective": ["CAP_KILL", "CAP_CHOWN", "CAP_OF_TOMORROW"],
+        "inheritable": ["CAP_KILL", "CAP_MKNOD"],
+    });
+    context.set("/process/capabilities", sets);
+    let output = context.run().ok();
+    assert_eq!(output.stdout, "0000000000000020\n0000000000000020\n");
+    for word in [
+        "warning",
+        "ignoring unknown or unavailable capabilities: [CAP_OF_TOMORROW]",
+        "ignoring capabilities that cannot be granted: [CAP_CHOWN CAP_MKNOD]",
+    ] {
+        assert!(output.stderr.contains(word), "{}", output.stderr);
+    }
+    context.args(&["sleep", "1000"]);
+    let log = context.dir.join("log.json");
+    context.options.extend(["--log".into(), log.display().to_string(), "--log-format".into(), "json".into()]);
+    assert_eq!(context.create().ok().stderr, "");
+    let records = fs::read_to_string(&log).unwrap();
+    let record: serde_json::Value = serde_json::from_str(records.lines().next().unwrap()).unwrap();
+    assert_eq!(record["level"], "warning");
+    assert!(record["msg"].as_str().unwrap().contains("CAP_OF_TOMORROW"), "{record}");
+    context.start().ok();
+    let mut process = context.spec["process"].clone();
+    process["args"] = json!(["true"]);
+    let file = context.file("process.json", &process.to_string());
+    fs::remove_file(&log).unwrap();
+    context.exec(&["--process", file.to_str().unwrap()], &[]).ok();
+    assert!(fs::read_to_string(&log).unwrap().contains("CAP_OF_TOMORROW"));
 }
 
 fn without_capabilities_there_are_none() {

@@ -14,15 +14,20 @@ pub fn cases() -> Vec<Case> {
         case!(a_range_that_is_not_the_users_is_refused).needs(Need::Program("newuidmap")),
         case!(devices_are_those_of_the_host),
         case!(limits_without_a_delegated_group_are_refused_by_name),
+        case!(limits_hold_in_a_delegated_group).needs(Need::Path("/sys/fs/cgroup/cgroup.controllers")),
         case!(what_needs_root_says_so),
     ];
     cases.into_iter().map(|case| case.needs(Need::Vctx).needs(Need::Program("setpriv"))).collect()
 }
 
-const USER: u32 = 65534;
+pub const USER: u32 = 65534;
+
+pub fn context(script: &str, mapping: serde_json::Value) -> Context {
+    context_of(USER, script, mapping)
+}
 
 /// A bundle of the user, as `spec --rootless` would have it: its ids are the mapping's `size` first ones.
-fn context(script: &str, mapping: serde_json::Value) -> Context {
+pub fn context_of(user: u32, script: &str, mapping: serde_json::Value) -> Context {
     let mut context = Context::sh(script);
     context.push("/linux/namespaces", json!({ "type": "user" }));
     context.set("/linux/uidMappings", mapping.clone());
@@ -31,13 +36,13 @@ fn context(script: &str, mapping: serde_json::Value) -> Context {
     context.spec["linux"].as_object_mut().unwrap().remove("resources");
     // A network namespace of its own allows a new sysfs; the terminals' group is not mapped.
     for path in ["", "tmp", "etc", "dev", "proc", "sys"] {
-        chown(context.root(path), Some(USER), Some(USER)).unwrap();
+        chown(context.root(path), Some(user), Some(user)).unwrap();
     }
-    chown(&context.dir, Some(USER), Some(USER)).unwrap();
+    chown(&context.dir, Some(user), Some(user)).unwrap();
     context
 }
 
-fn single() -> serde_json::Value {
+pub fn single() -> serde_json::Value {
     json!([{ "containerID": 0, "hostID": USER, "size": 1 }])
 }
 
@@ -46,7 +51,7 @@ fn ranges() -> serde_json::Value {
 }
 
 /// The command as the user. /etc/subuid is its own, in a mount namespace that ends with it.
-fn as_user(context: &Context, command: &Command) -> Command {
+pub fn as_user(context: &Context, command: &Command) -> Command {
     let ids = context.dir.join("subids");
     fs::write(&ids, "nobody:300000:65536\n").unwrap();
     let script = format!(
@@ -61,7 +66,7 @@ fn as_user(context: &Context, command: &Command) -> Command {
 }
 
 #[track_caller]
-fn bundle(context: &Context, verb: &str) -> command::Output {
+pub fn bundle(context: &Context, verb: &str) -> command::Output {
     command::run(&mut as_user(context, &context.bundle_command(verb, &[])))
 }
 
@@ -146,6 +151,69 @@ fn limits_without_a_delegated_group_are_refused_by_name() {
         call(&context, verb).refused_with(&["delegated"]);
     }
     call(&context, &["delete", "--force", id]).ok();
+}
+
+/// A group of version 2 that is the user's, with one below it for who starts the contexts (cgroups(7), "Delegation").
+struct Delegated(std::path::PathBuf);
+
+impl Delegated {
+    fn new(name: &str) -> Delegated {
+        let top = std::path::Path::new("/sys/fs/cgroup");
+        fs::write(top.join("cgroup.subtree_control"), "+memory +pids").unwrap();
+        let folder = top.join(name);
+        fs::create_dir(&folder).unwrap();
+        fs::create_dir(folder.join("own")).unwrap();
+        for path in
+            ["", "cgroup.procs", "cgroup.threads", "cgroup.subtree_control", "own", "own/cgroup.procs"]
+        {
+            chown(folder.join(path), Some(USER), Some(USER)).unwrap();
+        }
+        Delegated(folder)
+    }
+
+    /// The command as the user, from inside.
+    #[track_caller]
+    fn run(&self, context: &Context, command: &Command) -> command::Output {
+        let user = as_user(context, command);
+        let script = format!("echo 0 > {}/own/cgroup.procs && exec \"$@\"", self.0.display());
+        let mut inside = Command::new("sh");
+        inside.args(["-c", &script, "sh"]).arg(user.get_program()).args(user.get_args());
+        inside.envs(user.get_envs().filter_map(|(name, value)| Some((name, value?)))).env_remove("HOME");
+        command::run(&mut inside)
+    }
+}
+
+impl Drop for Delegated {
+    fn drop(&mut self) {
+        for folder in [self.0.join("own"), self.0.clone()] {
+            crate::harness::eventually("an empty group", 10, || fs::remove_dir(&folder).ok());
+        }
+    }
+}
+
+fn limits_hold_in_a_delegated_group() {
+    let delegated = Delegated::new(&format!("vt-delegated-{}", std::process::id()));
+    let mut context = context("sleep 1000", single());
+    let id = context.id.clone();
+    let group = delegated.0.join(&id);
+    context.set("/linux/cgroupsPath", json!(group.to_str().unwrap().strip_prefix("/sys/fs/cgroup")));
+    context.set("/linux/resources", json!({ "pids": { "limit": 7 }, "memory": { "limit": 64 << 20 } }));
+    let create = context.bundle_command("create", &[]);
+    delegated.run(&context, &create).ok();
+    let value = |file: &str| fs::read_to_string(group.join(file)).unwrap().trim().to_string();
+    assert_eq!([value("pids.max"), value("memory.max")], ["7".to_string(), (64 << 20).to_string()]);
+    let call = |args: &[&str]| delegated.run(&context, context.command().args(args));
+    call(&["start", &id]).ok();
+    assert!(call(&["exec", &id, "cat", "/proc/self/cgroup"]).ok().line().ends_with(&id));
+    call(&["update", "--pids-limit", "9", &id]).ok();
+    assert_eq!(value("pids.max"), "9");
+    for (verb, frozen) in [("pause", "1"), ("resume", "0")] {
+        call(&[verb, &id]).ok();
+        assert_eq!(value("cgroup.freeze"), frozen);
+    }
+    call(&["delete", "--force", &id]).ok();
+    assert!(!group.exists());
+    context.assert_nothing_left();
 }
 
 fn what_needs_root_says_so() {

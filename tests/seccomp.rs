@@ -18,6 +18,8 @@ pub fn cases() -> Vec<Case> {
             .needs(Need::Program("python3"))
             .needs(Need::Vctx),
         case!(an_agent_answers_for_the_first_process),
+        case!(an_agent_gets_its_listener_from_create).differs("crun", "1.8 sends it at the start"),
+        case!(a_filter_that_forbids_to_wait_is_loaded_at_the_start).needs(Need::Vctx),
         case!(an_agent_gets_the_listener_of_an_exec_too)
             .differs("crun", "1.8 names the joining process in the state"),
         case!(an_agent_may_have_to_answer_before_the_program_runs)
@@ -163,6 +165,35 @@ fn an_agent_answers_for_the_first_process() {
     let mut context = notifying("mkdir /tmp/x", &["mkdir", "mkdirat"], &agent);
     context.set("/process/noNewPrivileges", json!(false));
     assert!(context.run().exits(1).stderr.contains("No space left"));
+}
+
+fn an_agent_gets_its_listener_from_create() {
+    for no_new_privileges in [true, false] {
+        let agent = Agent::new("created");
+        // Notified of what the process itself calls while it waits.
+        let mut context =
+            notifying("mkdir /tmp/x 2>&1", &["mkdir", "mkdirat", "accept4", "execve", "capset"], &agent);
+        context.set("/process/noNewPrivileges", json!(no_new_privileges));
+        context.create().ok();
+        let state = agent.state();
+        assert_eq!((&state["pid"], &state["state"]["status"]), (&json!(context.pid()), &json!("creating")));
+        assert_eq!(context.status(), "created");
+        context.start().ok();
+        context.wait_stopped();
+        assert!(context.output().contains("No space left"), "{}", context.output());
+    }
+}
+
+fn a_filter_that_forbids_to_wait_is_loaded_at_the_start() {
+    let agent = Agent::new("late");
+    let mut context = notifying("mkdir /tmp/x 2>&1", &["mkdir", "mkdirat"], &agent);
+    context
+        .push("/linux/seccomp/syscalls", json!({ "names": ["accept4"], "action": "SCMP_ACT_KILL_PROCESS" }));
+    context.create().ok();
+    context.start().ok();
+    assert_eq!(agent.state()["state"]["status"], "created");
+    context.wait_stopped();
+    assert!(context.output().contains("No space left"), "{}", context.output());
 }
 
 fn an_agent_gets_the_listener_of_an_exec_too() {

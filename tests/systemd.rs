@@ -23,9 +23,14 @@ pub fn cases() -> Vec<Case> {
         case!(stopping_the_scope_ends_the_context),
         case!(paths_of_another_form_are_refused),
     ];
+    let users = [
+        case!(an_ordinary_user_has_scopes_of_its_own_systemd),
+        case!(outside_of_the_users_systemd_it_says_how_to_start),
+    ];
+    let users = users.into_iter().map(|case| case.needs(Need::Vctx).needs(Need::Path(USERS_SYSTEMD)));
     let without =
         case!(without_systemd_it_is_refused).needs(Need::Vctx).needs(Need::NoPath("/run/systemd/system"));
-    with.into_iter().map(|case| case.needs(systemd)).chain([without]).collect()
+    with.into_iter().map(|case| case.needs(systemd)).chain(users).chain([without]).collect()
 }
 
 /// A context whose group is the scope `vt-ID.scope`.
@@ -212,6 +217,61 @@ fn stopping_the_scope_ends_the_context() {
     systemctl(&["stop", &unit(&context)]);
     context.wait_stopped();
     context.delete().ok();
+    context.assert_nothing_left();
+}
+
+/// The user whose systemd tests/vm/guest starts.
+const USER: u32 = 1000;
+const USERS_SYSTEMD: &str = "/run/user/1000/systemd/private";
+
+/// A context of that user's.
+fn of_user() -> Context {
+    let mapping = json!([{ "containerID": 0, "hostID": USER, "size": 1 }]);
+    let mut context = crate::rootless::context_of(USER, "sleep 1000", mapping);
+    context.options.push("--systemd-cgroup".into());
+    context.set("/linux/cgroupsPath", json!(format!("user.slice:vt:{}", context.id)));
+    context.set("/linux/resources", json!({ "pids": { "limit": 50 }, "memory": { "limit": 64 << 20 } }));
+    context
+}
+
+/// The command as the user, after these words.
+fn as_user(context: &Context, before: &[&str], command: &Command) -> command::Output {
+    let id = USER.to_string();
+    let mut user = Command::new("setpriv");
+    user.args(["--reuid", &id, "--regid", &id, "--clear-groups"]).args(before);
+    user.arg(command.get_program()).args(command.get_args());
+    user.env("VCTX_TEST_ID", &context.id)
+        .env("XDG_RUNTIME_DIR", format!("/run/user/{USER}"))
+        .env_remove("HOME");
+    command::run(&mut user)
+}
+
+fn an_ordinary_user_has_scopes_of_its_own_systemd() {
+    let context = of_user();
+    let id = context.id.as_str();
+    let scope = ["systemd-run", "--user", "--scope", "--quiet", "--property", "Delegate=yes"];
+    let call = |command: &Command| as_user(&context, &scope, command);
+    call(&context.bundle_command("create", &[])).ok();
+    call(context.command().args(["start", id])).ok();
+    let group = call(context.command().args(["exec", id, "cat", "/proc/1/cgroup"])).ok();
+    let path = format!("user@{USER}.service/user.slice/{}", unit(&context));
+    assert!(group.line().ends_with(&path), "{}", group.line());
+    let folder = Path::new("/sys/fs/cgroup/user.slice").join(format!("user-{USER}.slice")).join(&path);
+    let value = |file: &str| fs::read_to_string(folder.join(file)).unwrap().trim().to_string();
+    assert_eq!([value("pids.max"), value("memory.max")], ["50".to_string(), (64 << 20).to_string()]);
+    call(context.command().args(["update", "--pids-limit", "70", id])).ok();
+    let show = ["show", "--value", "--property", "TasksMax", &unit(&context)];
+    let told = as_user(&context, &[], Command::new("systemctl").arg("--user").args(show));
+    assert_eq!((value("pids.max").as_str(), told.ok().line()), ("70", "70"));
+    call(context.command().args(["delete", "--force", id])).ok();
+    assert!(!folder.exists());
+    context.assert_nothing_left();
+}
+
+fn outside_of_the_users_systemd_it_says_how_to_start() {
+    let context = of_user();
+    as_user(&context, &[], &context.bundle_command("create", &[]))
+        .refused_with(&["systemd-run --user --scope"]);
     context.assert_nothing_left();
 }
 

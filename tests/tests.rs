@@ -9,12 +9,16 @@ mod harness;
 
 mod attacks;
 mod bad_input;
+mod calls;
 mod cgroups;
 mod conformance;
 mod engine_containerd;
 mod engine_docker;
 mod engine_podman;
 mod exec;
+// The tracer names the registers of one architecture.
+#[cfg(target_arch = "x86_64")]
+mod faults;
 mod filesystem;
 mod hooks;
 mod host_run;
@@ -24,12 +28,14 @@ mod invariants;
 mod lifecycle;
 mod namespaces;
 mod net_devices;
+mod network;
 mod podman_rootless;
 mod process;
 mod refusals;
 mod rootless;
 mod seccomp;
 mod systemd;
+mod threat_model;
 
 use harness::Need;
 use harness::Need::{Program, Root, Vctx};
@@ -41,23 +47,32 @@ fn main() {
     if attacks::guest::main().is_some() {
         return;
     }
+    #[cfg(target_arch = "x86_64")]
+    if faults::soak::main().is_some() {
+        return;
+    }
     let mut suites = harness::Suites::new();
     suites.add("invariants", &[SOURCE], invariants::cases());
     suites.add("lifecycle", &[Root], lifecycle::cases());
     suites.add("refusals", &[Root], refusals::cases());
+    suites.add("calls", &[Root], calls::cases());
     suites.add("bad_input", &[Root], bad_input::cases());
     suites.add("conformance", &[SOURCE], conformance::cases());
+    suites.add("threat_model", &[SOURCE], threat_model::cases());
     suites.add("process", &[Root], process::cases());
     suites.add("filesystem", &[Root], filesystem::cases());
     suites.add("idmapped", &[Root], idmapped::cases());
     suites.add("namespaces", &[Root], namespaces::cases());
     suites.add("net_devices", &[Root], net_devices::cases());
+    suites.add("network", &[Root], network::cases());
     suites.add("cgroups", &[Root], cgroups::cases());
     suites.add("systemd", &[Root], systemd::cases());
     suites.add("exec", &[Root], exec::cases());
     suites.add("hooks", &[Root], hooks::cases());
     suites.add("seccomp", &[Root], seccomp::cases());
     suites.add("attacks", &[Root], attacks::cases());
+    #[cfg(target_arch = "x86_64")]
+    suites.add("faults", &[Root, Vctx], faults::cases());
     suites.add("rootless", &[Root], rootless::cases());
     suites.add("host_run", &[Vctx], host_run::cases());
     suites.add("images", &[Vctx], images::cases());

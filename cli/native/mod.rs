@@ -2,13 +2,14 @@
 //! them. From there on the path is the one of a bundle.
 //!
 //! `target` says what the root is made of, `ids` who the guest is on the host and inside, `mounts` what is mounted in the
-//! root, `security` what the guest may do, `limits` what it may use. What the guest gets of the caller's environment is
+//! root, `network` what it is attached to, `security` what the guest may do, `limits` what it may use. What the guest gets of the caller's environment is
 //! TERM with a terminal, and LANG with `host`, whose locales it shares; everything else is asked for with --env, or said
 //! by an image. Its working folder is the caller's where that is shared, else the image's or `/`.
 
 mod ids;
 mod limits;
 mod mounts;
+mod network;
 mod security;
 mod target;
 
@@ -91,6 +92,8 @@ pub(crate) enum NativeError {
     Orphan(PathBuf),
     #[error("--swap needs --memory: it is counted beside it")]
     SwapAlone,
+    #[error("{0} needs --net bridge or the name of a network")]
+    NeedsNetwork(&'static str),
     #[error("--net container:{0}: it does not run")]
     NotRunning(String),
 }
@@ -114,6 +117,7 @@ pub(crate) fn request(global: &Global, args: &RunArgs) -> Result<Native, Error> 
     let keep = args.keep || !(args.process.rm || args.mounts.ephemeral);
     let root = Root::of(global, args, &name, &target, &ids)?;
     is_free(&store, &name, &root.folder)?;
+    let network = network::wanted(global, args, &name)?;
     let spec = spec(global, args, &name, &target, &ids, &root)?;
     let request = Request {
         id: name,
@@ -123,12 +127,13 @@ pub(crate) fn request(global: &Global, args: &RunArgs) -> Result<Native, Error> 
         console: args.handles.console_socket.clone().map(Console::Listener),
         start: Start::Now,
         pid_file: args.handles.pid_file.clone(),
-        preserve: handles::preserve(args.handles.preserve_fds),
+        preserve: handles::preserve(args.handles.preserve_fds)?,
         no_pivot: args.handles.no_pivot,
         no_keyring: args.handles.no_new_keyring,
         cgroups: crate::create::cgroups(global),
         own: vec![root.folder],
         folders: root.folders,
+        network,
     };
     Ok(Native { request, keep, lock })
 }
@@ -157,7 +162,7 @@ fn spec(
     root: &Root,
 ) -> Result<Spec, Error> {
     let terminal = terminal(args);
-    let mounts = mounts::Mounts::of(args, target, ids, root)?;
+    let mounts = mounts::Mounts::of(global, args, target, ids, root)?;
     let capabilities = security::capabilities(args);
     let names = vctx_context::capability::names(capabilities);
     let effective: &[String] = if ids.user.uid == 0 { &names } else { &[] };
@@ -217,6 +222,10 @@ fn namespaces(global: &Global, args: &RunArgs, ids: &Ids) -> Result<Vec<Value>, 
     match &args.mounts.net {
         Network::Host => {}
         Network::None => list.push(json!({ "type": "network" })),
+        Network::Named(_) if ids.mappings.is_some() => {
+            return Err(NativeError::NeedsRoot("--net with a network of ours").into());
+        }
+        Network::Named(_) => list.push(json!({ "type": "network" })),
         Network::Namespace(_) | Network::Context(_) if ids.mappings.is_some() => {
             return Err(NativeError::NeedsRoot("--net with another's namespace").into());
         }

@@ -9,7 +9,9 @@ use vctx_storage::host::Part;
 
 use super::NativeError;
 use super::ids::Ids;
+use super::network;
 use super::target::{Root, Target, mode_of};
+use crate::args::Global;
 use crate::error::Error;
 use crate::grants::{MountKind, MountSpec};
 use crate::run_args::RunArgs;
@@ -43,7 +45,13 @@ pub(super) struct Mounts {
 }
 
 impl Mounts {
-    pub(super) fn of(args: &RunArgs, target: &Target, ids: &Ids, root: &Root) -> Result<Mounts, Error> {
+    pub(super) fn of(
+        global: &Global,
+        args: &RunArgs,
+        target: &Target,
+        ids: &Ids,
+        root: &Root,
+    ) -> Result<Mounts, Error> {
         let mut mounts = Mounts { cwd: "/".into(), ..Mounts::default() };
         let asked = mounts.asked(args, ids)?;
         mounts.parts(args, root);
@@ -53,6 +61,10 @@ impl Mounts {
             mounts.masked.extend(MASKED.map(String::from));
         }
         mounts.system(args, ids);
+        for (place, source) in network::files(global, args) {
+            let options = ["bind", "ro", "nosuid", "nodev", "noexec"].map(String::from);
+            mounts.list.push(mount(Path::new(place), "bind", source, &options));
+        }
         mounts.list.extend(asked.into_iter().map(|(_, mount)| mount));
         Ok(mounts)
     }

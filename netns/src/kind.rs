@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use crate::network::{DEFAULT, is_name};
+
 /// A kind of network.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Network {
@@ -14,11 +16,13 @@ pub enum Network {
     Namespace(PathBuf),
     /// That of another context, by its id.
     Context(String),
+    /// A network of `vctx network create`, by its name.
+    Named(String),
 }
 
 /// The words name no network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("expected none, host, ns:PATH or container:ID")]
+#[error("expected none, host, bridge, the name of a network, ns:PATH or container:ID")]
 pub struct UnknownNetwork;
 
 impl FromStr for Network {
@@ -28,6 +32,8 @@ impl FromStr for Network {
         match text.split_once(':') {
             None if text == "none" => Ok(Network::None),
             None if text == "host" => Ok(Network::Host),
+            None if text == "bridge" => Ok(Network::Named(DEFAULT.to_owned())),
+            None if is_name(text) => Ok(Network::Named(text.to_owned())),
             Some(("ns", path)) if path.starts_with('/') => Ok(Network::Namespace(PathBuf::from(path))),
             Some(("container", id)) if !id.is_empty() => Ok(Network::Context(id.to_owned())),
             _ => Err(UnknownNetwork),
@@ -45,7 +51,9 @@ mod tests {
         assert_eq!("host".parse(), Ok(Network::Host));
         assert_eq!("ns:/run/netns/x".parse(), Ok(Network::Namespace("/run/netns/x".into())));
         assert_eq!("container:web".parse(), Ok(Network::Context("web".to_owned())));
-        for text in ["", "bridge", "ns:", "ns:relative", "container:", "NONE"] {
+        assert_eq!("bridge".parse(), Ok(Network::Named("vctx0".to_owned())));
+        assert_eq!("blue-1".parse(), Ok(Network::Named("blue-1".to_owned())));
+        for text in ["", "ns:", "ns:relative", "container:", "NONE", "../x", "a/b"] {
             assert_eq!(text.parse::<Network>(), Err(UnknownNetwork), "{text}");
         }
     }

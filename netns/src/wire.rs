@@ -39,19 +39,41 @@ impl Wire {
         self.ask(message, NLM_F_ACK | flags).map(drop)
     }
 
+    /// Asks for several changes with one system call. The kernel makes them one after the other; those after a failed one
+    /// as well. Gives the first failure.
+    pub(crate) fn change_all(&self, requests: Vec<(RouteNetlinkMessage, u16)>) -> io::Result<()> {
+        let mut bytes = Vec::new();
+        let count = requests.len();
+        for (message, flags) in requests {
+            let start = bytes.len();
+            let request = request(message, NLM_F_ACK | flags);
+            bytes.resize(start + request.buffer_len().next_multiple_of(4), 0);
+            request.serialize(&mut bytes[start..]);
+        }
+        self.socket.send(&bytes, 0)?;
+        let mut result = Ok(());
+        for _ in 0..count {
+            let answer = self.answers().map(drop);
+            result = result.and(answer);
+        }
+        result
+    }
+
     /// Asks for all there is of a kind.
     pub(crate) fn dump(&self, message: RouteNetlinkMessage) -> io::Result<Vec<RouteNetlinkMessage>> {
         self.ask(message, NLM_F_DUMP)
     }
 
     fn ask(&self, message: RouteNetlinkMessage, flags: u16) -> io::Result<Vec<RouteNetlinkMessage>> {
-        let mut header = NetlinkHeader::default();
-        header.flags = NLM_F_REQUEST | flags;
-        let mut request = NetlinkMessage::new(header, NetlinkPayload::from(message));
-        request.finalize();
+        let request = request(message, flags);
         let mut bytes = vec![0; request.buffer_len()];
         request.serialize(&mut bytes);
         self.socket.send(&bytes, 0)?;
+        self.answers()
+    }
+
+    /// What comes up to the end of one answer. Acknowledgements come one a packet.
+    fn answers(&self) -> io::Result<Vec<RouteNetlinkMessage>> {
         let mut answers = Vec::new();
         loop {
             let (bytes, _) = self.socket.recv_from_full()?;
@@ -71,6 +93,14 @@ impl Wire {
             }
         }
     }
+}
+
+fn request(message: RouteNetlinkMessage, flags: u16) -> NetlinkMessage<RouteNetlinkMessage> {
+    let mut header = NetlinkHeader::default();
+    header.flags = NLM_F_REQUEST | flags;
+    let mut request = NetlinkMessage::new(header, NetlinkPayload::from(message));
+    request.finalize();
+    request
 }
 
 /// The network namespace of this thread.

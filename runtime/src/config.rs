@@ -1,6 +1,7 @@
 //! `config.json`: the bytes as they came, and what they say.
 
-use std::fs;
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Process, Spec};
@@ -15,6 +16,17 @@ pub struct Config {
     pub bytes: Vec<u8>,
     /// As understood.
     pub spec: Spec,
+    /// Capabilities that it names and nobody knows; they are left out of `spec`.
+    pub unknown_capabilities: Vec<String>,
+}
+
+/// A process of `exec --process`.
+#[derive(Debug)]
+pub struct ProcessConfig {
+    /// As understood.
+    pub process: Process,
+    /// As [`Config::unknown_capabilities`].
+    pub unknown_capabilities: Vec<String>,
 }
 
 /// A configuration larger than this is refused, in bytes.
@@ -36,9 +48,14 @@ impl Config {
     ///
     /// As [`Config::of_bundle`].
     pub fn read(path: &Path) -> Result<Config> {
-        let bytes = read(path)?;
-        let spec = parse(&bytes).map_err(|error| refused::<Spec>(&bytes, path.into(), error))?;
-        Ok(Config { bytes, spec })
+        Config::parse(read(path)?, path)
+    }
+
+    /// The bytes that `path` holds.
+    pub(crate) fn parse(bytes: Vec<u8>, path: &Path) -> Result<Config> {
+        let (spec, unknown_capabilities) =
+            parse(&bytes).map_err(|error| refused::<Spec>(&bytes, path.into(), error))?;
+        Ok(Config { bytes, spec, unknown_capabilities })
     }
 
     /// A configuration that was made in memory.
@@ -53,7 +70,7 @@ impl Config {
             field: String::new(),
             source,
         })?;
-        Ok(Config { bytes, spec })
+        Ok(Config { bytes, spec, unknown_capabilities: Vec::new() })
     }
 }
 
@@ -62,30 +79,34 @@ impl Config {
 /// # Errors
 ///
 /// As [`Config::of_bundle`].
-pub fn read_process(path: &Path) -> Result<Process> {
+pub fn read_process(path: &Path) -> Result<ProcessConfig> {
     let bytes = read(path)?;
-    match serde_json::from_slice(&bytes) {
-        Ok(process) => Ok(process),
+    let (process, unknown_capabilities) = match serde_json::from_slice(&bytes) {
+        Ok(process) => (process, Vec::new()),
         Err(first) => normalised(&bytes, normalise_process)
-            .ok_or_else(|| refused::<Process>(&bytes, path.into(), first)),
-    }
+            .ok_or_else(|| refused::<Process>(&bytes, path.into(), first))?,
+    };
+    Ok(ProcessConfig { process, unknown_capabilities })
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {
     let fail = |source| Error::ReadConfig { path: path.into(), source };
-    let length = fs::metadata(path).map_err(fail)?.len();
-    if length > LIMIT {
-        return Err(Error::invalid(
-            path.display().to_string(),
-            format!("{length} bytes, and the limit is {LIMIT}"),
-        ));
+    let mut bytes = Vec::with_capacity(16 << 10);
+    // The length that a device says it has is none.
+    let file = File::open(path).map_err(fail)?;
+    file.take(LIMIT + 1).read_to_end(&mut bytes).map_err(fail)?;
+    if bytes.len() as u64 > LIMIT {
+        return Err(Error::invalid(path.display().to_string(), format!("is longer than {LIMIT} bytes")));
     }
-    fs::read(path).map_err(fail)
+    Ok(bytes)
 }
 
-fn parse(bytes: &[u8]) -> serde_json::Result<Spec> {
+fn parse(bytes: &[u8]) -> serde_json::Result<(Spec, Vec<String>)> {
     // What the package does not know is taken out only when it gets in the way: the good case is parsed once.
-    serde_json::from_slice(bytes).or_else(|first| normalised(bytes, normalise).ok_or(first))
+    match serde_json::from_slice(bytes) {
+        Ok(spec) => Ok((spec, Vec::new())),
+        Err(first) => normalised(bytes, normalise).ok_or(first),
+    }
 }
 
 /// The error with the field that it is about, for which the text is read once more.
@@ -96,34 +117,41 @@ fn refused<T: serde::de::DeserializeOwned>(bytes: &[u8], path: PathBuf, source: 
     Error::ParseConfig { path, field: field.map_or_else(String::new, |field| format!(" in {field}")), source }
 }
 
-fn normalised<T: serde::de::DeserializeOwned>(bytes: &[u8], change: impl Fn(&mut Value)) -> Option<T> {
+fn normalised<T: serde::de::DeserializeOwned>(
+    bytes: &[u8],
+    change: impl Fn(&mut Value) -> Vec<String>,
+) -> Option<(T, Vec<String>)> {
     let mut value: Value = serde_json::from_slice(bytes).ok()?;
     let before = value.clone();
-    change(&mut value);
+    let unknown_capabilities = change(&mut value);
     if value == before {
         return None;
     }
-    serde_json::from_value(value).ok()
+    Some((serde_json::from_value(value).ok()?, unknown_capabilities))
 }
 
-/// Takes out what newer callers write and the package refuses: unknown capabilities (the specification wants a warning,
-/// not an error), the fields of other systems, and a scheduler flag by its full name.
-fn normalise(spec: &mut Value) {
+/// Takes out what newer callers write and the package refuses: unknown capabilities, whose names are given (the
+/// specification wants a warning, not an error), the fields of other systems, and a scheduler flag by its full name.
+fn normalise(spec: &mut Value) -> Vec<String> {
     if let Some(spec) = spec.as_object_mut() {
         for foreign in ["vm", "windows", "solaris", "zos", "freebsd"] {
             spec.remove(foreign);
         }
     }
-    if let Some(process) = spec.get_mut("process") {
-        normalise_process(process);
-    }
+    spec.get_mut("process").map(normalise_process).unwrap_or_default()
 }
 
-fn normalise_process(process: &mut Value) {
+fn normalise_process(process: &mut Value) -> Vec<String> {
+    let mut unknown = Vec::new();
     if let Some(sets) = process.get_mut("capabilities").and_then(Value::as_object_mut) {
         for set in sets.values_mut().filter_map(Value::as_array_mut) {
-            set.retain(|name| {
-                name.as_str().is_some_and(|name| vctx_context::capability::bit(name).is_some())
+            set.retain(|name| match name.as_str() {
+                Some(text) if vctx_context::capability::bit(text).is_none() => {
+                    unknown.extend((!unknown.iter().any(|known| known == text)).then(|| text.to_owned()));
+                    false
+                }
+                // What is no text at all is an error, which names its place.
+                _ => true,
             });
         }
     }
@@ -132,6 +160,7 @@ fn normalise_process(process: &mut Value) {
             *flag = Value::from("SCHED_RESET_ON_FORK");
         }
     }
+    unknown
 }
 
 #[cfg(test)]
@@ -141,8 +170,9 @@ mod tests {
     #[test]
     fn an_unknown_capability_is_left_out_and_the_others_stay() {
         let text = r#"{"ociVersion":"1.2.0","process":{"user":{"uid":0,"gid":0},"cwd":"/","args":["a"],
-            "capabilities":{"bounding":["CAP_KILL","CAP_SHRUBBERY"]}}}"#;
-        let spec = parse(text.as_bytes()).unwrap();
+            "capabilities":{"bounding":["CAP_KILL","CAP_SHRUBBERY"],"effective":["CAP_SHRUBBERY"]}}}"#;
+        let (spec, unknown) = parse(text.as_bytes()).unwrap();
+        assert_eq!(unknown, ["CAP_SHRUBBERY"]);
         let capabilities = spec.process().as_ref().unwrap().capabilities().as_ref().unwrap();
         assert_eq!(capabilities.bounding().as_ref().unwrap().len(), 1);
     }

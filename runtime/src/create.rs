@@ -1,6 +1,7 @@
 //! `create` and `run`: the step list from a configuration to a process that waits, or runs.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -22,11 +23,11 @@ use crate::config::Config;
 use crate::failure::explain;
 use crate::groups::{enter_cgroup, only_devices, without_devices};
 use crate::hooks::{self, Point};
-use crate::host::{Host, grantable};
+use crate::host::{Host, capability_warnings, grantable};
 use crate::plan::{Facts, RootFs};
-use crate::state::{Context, Lock, State, Store, check_id};
+use crate::state::{Context, FORMAT, Lock, State, Status, Store, check_id};
 use crate::undo::{Step, Undo};
-use crate::{Error, Result, idmapped};
+use crate::{Error, Result, idmapped, network};
 
 /// What is to be created.
 #[derive(Debug)]
@@ -57,6 +58,8 @@ pub struct Request {
     pub own: Vec<PathBuf>,
     /// Folders that are made for it, below those, with their permission bits.
     pub folders: Vec<(PathBuf, u32)>,
+    /// The network of ours that it is attached to.
+    pub network: Option<network::Wanted>,
 }
 
 /// Who takes the master of a terminal.
@@ -107,6 +110,8 @@ pub struct Created {
     pub child: Child,
     /// The lock of the context, for what the caller still does with it.
     pub lock: Lock,
+    /// What the context does without.
+    pub warnings: Vec<Error>,
 }
 
 /// Creates a context. What fails is undone.
@@ -128,6 +133,8 @@ pub fn create(store: &Store, mut request: Request) -> Result<Created> {
     // Declared after the lock, and so dropped before it: what is undone is undone while the id is still ours.
     let mut undo = Undo::default();
     let mut context = record(folder, &request, &host, &mut undo)?;
+    let wanted = request.network.as_ref();
+    let bridge = wanted.map(|wanted| network::lease(store, wanted, &mut context, &mut undo)).transpose()?;
     let (join, holder) = enter_cgroup(&mut context, spec, &mut undo)?;
     let listener = if request.start == Start::Wait { Some(listen_for_start(&context)?) } else { None };
 
@@ -145,7 +152,11 @@ pub fn create(store: &Store, mut request: Request) -> Result<Created> {
     undo.push(Step::Kill(child));
     drop(holder);
 
-    if let Err(error) = accompany(&request, &host, &mut context, &handshake, &plan, pid, &mut undo) {
+    let attached =
+        wanted.zip(bridge).map_or(Ok(()), |(wanted, bridge)| network::attach(wanted, bridge, &context, pid));
+    if let Err(error) =
+        attached.and_then(|()| accompany(&request, &host, &mut context, &handshake, &plan, pid, &mut undo))
+    {
         return Err(abandon(spec, &context, undo, error));
     }
     write_pid_file(&request, pid, &mut undo)?;
@@ -153,7 +164,12 @@ pub fn create(store: &Store, mut request: Request) -> Result<Created> {
         return Err(abandon(spec, &context, undo, error));
     }
     let child = undo.keep().ok_or(Error::Spawn(spawn::Error::Died))?;
-    Ok(Created { context, child, lock })
+    let process = spec.process().as_ref();
+    let unknown = &request.config.unknown_capabilities;
+    let warnings = process
+        .map(|process| capability_warnings(unknown, process, facts.user_namespace))
+        .unwrap_or_default();
+    Ok(Created { context, child, lock, warnings })
 }
 
 /// From here the child lives without us; when it is to run at once, we see it do so.
@@ -174,7 +190,7 @@ fn let_go(
         return Ok(());
     }
     while let Some(listener) = handshake.executed().map_err(|error| explain(error, plan))? {
-        hand_over(spec, &listener, context, pid)?;
+        hand_over(spec, &listener, context, Status::Creating, pid)?;
     }
     hooks::run(spec, Point::Poststart, context, pid, None)
 }
@@ -248,7 +264,9 @@ fn accompany(
         )?;
         handshake.order(Order::Continue).map_err(|error| explain(error, plan))?;
     }
-    handshake.expect(&[Report::Ready]).map_err(|error| explain(error, plan))?;
+    while let Some(listener) = handshake.ready().map_err(|error| explain(error, plan))? {
+        hand_over(spec, &listener, context, Status::Creating, pid)?;
+    }
     // The rules for devices come after the child has made its own.
     if let Some(cgroup) = &cgroup {
         cgroup.apply(&only_devices(resources))?;
@@ -302,7 +320,7 @@ fn record(folder: PathBuf, request: &Request, host: &Host, undo: &mut Undo) -> R
     let spec = &request.config.spec;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let state = State {
-        format: 1,
+        format: FORMAT,
         id: request.id.clone(),
         oci_version: spec.version().clone(),
         bundle: request.bundle.clone(),
@@ -322,6 +340,8 @@ fn record(folder: PathBuf, request: &Request, host: &Host, undo: &mut Undo) -> R
         has_start_hooks: hooks::has(spec, Point::StartContainer) || hooks::has(spec, Point::Poststart),
         has_poststop: hooks::has(spec, Point::Poststop),
         own: request.own.clone(),
+        no_keyring: request.no_keyring,
+        network: request.network.as_ref().map(network::Wanted::announced),
     };
     let context = Context { folder, state };
     let path = context.config_path();
@@ -413,7 +433,7 @@ fn facts<'a>(
             .unwrap_or_default(),
         idmaps: Vec::new(),
         gate: hooks::gate(spec),
-        keyring: (!request.no_keyring).then(|| format!("_ses.{}", request.id)),
+        keyring: !request.no_keyring,
         start: start.map(AsFd::as_fd),
         no_pivot: request.no_pivot,
         proc: host.proc.as_fd(),
@@ -425,7 +445,7 @@ fn facts<'a>(
         filter: filter.as_ref().map(|filter| Filter {
             program: &filter.program,
             flags: filter.flags,
-            listener: filter.listener.is_some(),
+            early: filter.early,
         }),
         preserve: request.preserve,
     })
@@ -474,12 +494,22 @@ fn write_pid_file(request: &Request, pid: i32, undo: &mut Undo) -> Result<()> {
 pub(crate) fn write_pid(path: &std::path::Path, pid: i32) -> Result<()> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let temporary = path.with_file_name(format!(".{name}.new"));
-    fs::write(&temporary, pid.to_string()).map_err(Error::state("write the pid file", &temporary))?;
+    // A link that somebody has laid there, in a folder such as /tmp, must not be written through.
+    let _ = fs::remove_file(&temporary);
+    File::create_new(&temporary)
+        .and_then(|mut file| file.write_all(pid.to_string().as_bytes()))
+        .map_err(Error::state("write the pid file", &temporary))?;
     fs::rename(&temporary, path).map_err(Error::state("write the pid file", path))
 }
 
 /// Gives a filter's notification descriptor to the agent that the profile names.
-pub(crate) fn hand_over(spec: &Spec, listener: &OwnedFd, context: &Context, pid: i32) -> Result<()> {
+pub(crate) fn hand_over(
+    spec: &Spec,
+    listener: &OwnedFd,
+    context: &Context,
+    status: Status,
+    pid: i32,
+) -> Result<()> {
     let profile = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
-    hooks::send_seccomp_state(profile, listener.as_fd(), context, pid)
+    hooks::send_seccomp_state(profile, listener.as_fd(), context, status, pid)
 }

@@ -75,6 +75,10 @@ pub(crate) fn clear(context: &Context) -> Result<()> {
         }
         cgroup.remove()?;
     }
+    if let Some(attached) = &context.state.network {
+        let root = context.folder.parent().unwrap_or(std::path::Path::new("/"));
+        crate::network::leave(root, &context.state.id, attached)?;
+    }
     let mappings = || Ok(crate::host::mappings(&Config::read(&context.config_path())?.spec));
     context.state.own.iter().try_for_each(|folder| remove_own(folder, mappings))
 }

@@ -70,6 +70,18 @@ pub enum Error {
         /// What is wrong, and what would be right.
         reason: String,
     },
+    /// A warning (runtime-spec, "Linux Process"). The words are those that people look for in runc's log.
+    #[error("process.capabilities: ignoring unknown or unavailable capabilities: [{}]", names.join(" "))]
+    UnknownCapabilities {
+        /// As given.
+        names: Vec<String>,
+    },
+    /// A warning (runtime-spec, "Linux Process").
+    #[error("process.capabilities: ignoring capabilities that cannot be granted: [{}]", names.join(" "))]
+    WithheldCapabilities {
+        /// With `CAP_`.
+        names: Vec<String>,
+    },
     /// A file of the state cannot be read or written.
     #[error("cannot {action} {}", path.display())]
     State {
@@ -79,6 +91,12 @@ pub enum Error {
         path: PathBuf,
         /// Cause.
         source: io::Error,
+    },
+    /// What another user writes would tell us what to remove.
+    #[error("{} is no folder of this user's: nothing is read there; give another state root with --root", path.display())]
+    Foreign {
+        /// The state root, or the folder of a context in it.
+        path: PathBuf,
     },
     /// The state is not as we write it.
     #[error("the state in {} is damaged; `delete --force` removes it", path.display())]
@@ -131,6 +149,9 @@ pub enum Error {
     /// A network device.
     #[error(transparent)]
     Device(#[from] vctx_netns::device::Error),
+    /// A network.
+    #[error(transparent)]
+    Network(Box<vctx_netns::Error>),
     /// Control groups.
     #[error(transparent)]
     Cgroup(#[from] cgroup::Error),

@@ -7,6 +7,7 @@ use bumpalo::Bump;
 use oci_spec::runtime::{Process, Spec};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::process::geteuid;
+use vctx_context::cgroup::Subgroup;
 use vctx_context::child::handshake::{Order, Report};
 use vctx_context::child::plan::{Filter, Join, Plan, Scene};
 use vctx_context::child::sys::sched_setaffinity;
@@ -27,16 +28,27 @@ use crate::{Error, Result};
 pub struct Request {
     /// The process, whole.
     pub process: Process,
+    /// Capabilities that were asked for and that nobody knows.
+    pub unknown_capabilities: Vec<String>,
     /// Where the master of a terminal goes, when the process asks for one.
     pub console: Option<Console>,
     /// File that gets the process id.
     pub pid_file: Option<PathBuf>,
     /// Descriptors from 3 on that the process gets, their number.
     pub preserve: u32,
-    /// A control group below the context's.
-    pub cgroup: Option<String>,
+    /// Control groups below the context's; without any, it is where the context's first process is.
+    pub cgroup: Vec<Subgroup>,
     /// Also in a paused context.
     pub ignore_paused: bool,
+}
+
+/// A process that was executed.
+#[derive(Debug)]
+pub struct Executed {
+    /// A child of this one.
+    pub child: Child,
+    /// What it does without.
+    pub warnings: Vec<Error>,
 }
 
 /// A context in which something can be executed, and its configuration.
@@ -64,12 +76,16 @@ pub fn target(store: &Store, id: &str) -> Result<Target> {
 /// # Errors
 ///
 /// The context is not running, or a step fails; what was made is undone.
-pub fn exec(store: &Store, target: &Target, request: Request) -> Result<Child> {
+pub fn exec(store: &Store, target: &Target, request: Request) -> Result<Executed> {
     let (context, spec) = (&target.context, &target.spec);
     crate::validate::process("process", &request.process)?;
     crate::kernel::labels(&request.process)?;
     let alive = running(context, request.ignore_paused)?;
-    enter(store, context, spec, &alive, request, Program::default())
+    let user_namespace = context.state.namespaces.contains(&Kind::User);
+    let warnings =
+        crate::host::capability_warnings(&request.unknown_capabilities, &request.process, user_namespace);
+    let child = enter(store, context, spec, &alive, request, Program::default())?;
+    Ok(Executed { child, warnings })
 }
 
 /// A program that is no `exec` of the caller's: a hook that runs in the context.
@@ -100,7 +116,7 @@ pub(crate) fn enter(
     let filter =
         profile.map(|profile| seccomp::compile(profile, Some(&store.seccomp_cache()))).transpose()?.flatten();
     let console = request.console.take().map(Console::connect).transpose()?;
-    let groups = groups(context, request.cgroup.as_deref(), alive.pid)?;
+    let groups = groups(context, &request.cgroup, alive.pid)?;
 
     let arena = Bump::new();
     let proc = procfs::open().map_err(Error::Proc)?;
@@ -119,7 +135,7 @@ pub(crate) fn enter(
         cgroup_links: Vec::new(),
         idmaps: Vec::new(),
         gate: false,
-        keyring: None,
+        keyring: !context.state.no_keyring,
         start: None,
         no_pivot: false,
         proc: proc.as_fd(),
@@ -135,7 +151,7 @@ pub(crate) fn enter(
         filter: filter.as_ref().map(|filter| Filter {
             program: &filter.program,
             flags: filter.flags,
-            listener: filter.listener.is_some(),
+            early: false,
         }),
         preserve: request.preserve,
     };
@@ -151,6 +167,11 @@ pub(crate) fn enter(
         }),
         process: crate::plan::process::process(&arena, &request.process, spec, &facts, false)?,
     };
+    // What was read by its number was the process's own if it lives now.
+    if spawn::send_signal(alive.pidfd.as_fd(), 0).is_err() {
+        let (id, status) = (context.state.id.clone(), Status::Stopped);
+        return Err(Error::Status { verb: "execute in", id, status, hint: Some("container not running") });
+    }
     let birth = Birth {
         new: 0,
         join: Vec::new(),
@@ -173,7 +194,7 @@ pub(crate) fn enter(
     }
     handshake.order(Order::Proceed).map_err(|error| explain(error, &plan))?;
     while let Some(listener) = handshake.executed().map_err(|error| explain(error, &plan))? {
-        hand_over(spec, &listener, context, pid)?;
+        hand_over(spec, &listener, context, Status::Running, pid)?;
     }
     undo.keep().ok_or(Error::Spawn(spawn::Error::Died))
 }
@@ -185,13 +206,25 @@ fn own_root(alive: &Alive) -> Result<OwnedFd> {
     openat(CWD, &path, flags, Mode::empty()).map_err(|error| Error::state("open", path)(error.into()))
 }
 
+const INITIAL_AFFINITY: &str = "process.execCPUAffinity.initial";
+
+/// The CPUs of `execCPUAffinity.initial`, as words of a bit mask.
+///
+/// # Errors
+///
+/// It is no list of CPUs.
+pub fn initial_affinity(process: &Process) -> Result<Option<Vec<u64>>> {
+    let initial = process.exec_cpu_affinity().as_ref().and_then(|affinity| affinity.initial().as_deref());
+    let cpus = initial.filter(|cpus| !cpus.is_empty());
+    cpus.map(|cpus| crate::plan::process::mask(INITIAL_AFFINITY, cpus)).transpose()
+}
+
 /// Calls `make` on the CPUs of `execCPUAffinity.initial`: the child is born there, before it enters its control group.
 fn confined<T>(process: &Process, make: impl FnOnce() -> Result<T>) -> Result<T> {
-    let initial = process.exec_cpu_affinity().as_ref().and_then(|affinity| affinity.initial().as_deref());
-    let Some(cpus) = initial.filter(|cpus| !cpus.is_empty()) else { return make() };
-    const FIELD: &str = "process.execCPUAffinity.initial";
-    let mask = crate::plan::process::mask(FIELD, cpus)?;
-    let refused = |errno: rustix::io::Errno| Error::invalid(FIELD, format!("is {cpus}: {errno}"));
+    let Some(mask) = initial_affinity(process)? else { return make() };
+    let refused = |errno: rustix::io::Errno| {
+        Error::invalid(INITIAL_AFFINITY, format!("names CPUs that cannot be used: {errno}"))
+    };
     let own = rustix::thread::sched_getaffinity(None).map_err(refused)?;
     sched_setaffinity(&mask).map_err(refused)?;
     let made = make();
@@ -214,12 +247,12 @@ fn running(context: &Context, ignore_paused: bool) -> Result<Alive> {
     }
 }
 
-/// The context's group, one below it, or the one that its first process has moved to. `/` is the context's in any case.
-fn groups(context: &Context, below: Option<&str>, pid: i32) -> Result<cgroup::Join> {
-    let Some(cgroup) = &context.state.cgroup else { return Ok(cgroup::Join::default()) };
-    match below {
-        Some("/") => Ok(cgroup.join()?),
-        Some(path) => Ok(cgroup.child(path)?.join()?),
-        None => Ok(cgroup.join_beside(pid)?),
+/// The context's group, those below it that are named, or the one that its first process has moved to.
+fn groups(context: &Context, below: &[Subgroup], pid: i32) -> Result<cgroup::Join> {
+    match &context.state.cgroup {
+        Some(cgroup) if below.is_empty() => Ok(cgroup.join_beside(pid)?),
+        Some(cgroup) => Ok(cgroup.below(below)?.join()?),
+        None if below.is_empty() => Ok(cgroup::Join::default()),
+        None => Err(Error::NoCgroup { verb: "enter a group below that of", id: context.state.id.clone() }),
     }
 }

@@ -20,14 +20,20 @@ pub(crate) fn enter_cgroup(
             undo.push(Step::RemoveCgroup(cgroup.clone()));
             Ok((cgroup.join()?, created.holder))
         }
-        // An ordinary user without a delegated group can still have a context, only no limits.
-        Err(error) if error.is_not_permitted() && !asks_for_limits(spec) => {
+        // An ordinary user without a delegated group can still have a context, only no limits. Root's guests can make
+        // device nodes: for them the group is a wall, and no convenience.
+        Err(error) if error.is_not_permitted() && !holds_devices() && !asks_for_limits(spec) => {
             context.state.cgroup = None;
             Ok(Default::default())
         }
         Err(error) if error.is_not_permitted() => Err(Error::Limits(error)),
         Err(error) => Err(error.into()),
     }
+}
+
+/// The guest could open any device that the group does not keep it from: we are root of the machine itself.
+fn holds_devices() -> bool {
+    rustix::process::geteuid().is_root() && vctx_context::procfs::in_first_user_namespace()
 }
 
 /// Limits beside the rules for devices, which every engine writes and a user namespace makes moot.

@@ -19,7 +19,7 @@ use serde_json::json;
 use vctx_context::namespace::Kind;
 
 use crate::exec::{self, Program, Request};
-use crate::state::{Context, Store};
+use crate::state::{Context, Status, Store};
 use crate::{Error, Result};
 
 /// When a hook runs.
@@ -35,7 +35,17 @@ pub enum Point {
 }
 
 impl Point {
-    fn name(self) -> &'static str {
+    /// All points, in the order of a life.
+    pub(crate) const ALL: [Point; 6] = [
+        Point::Prestart,
+        Point::CreateRuntime,
+        Point::CreateContainer,
+        Point::StartContainer,
+        Point::Poststart,
+        Point::Poststop,
+    ];
+
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Point::Prestart => "prestart",
             Point::CreateRuntime => "createRuntime",
@@ -48,14 +58,17 @@ impl Point {
 
     fn status(self) -> &'static str {
         match self {
-            Point::Prestart | Point::CreateRuntime | Point::CreateContainer => "creating",
+            // Those that use these deprecated hooks know specification 1.0, in which they came after `create`; what a later
+            // one says of the status ("after step 2 in the lifecycle") allows it.
+            Point::Prestart => "created",
+            Point::CreateRuntime | Point::CreateContainer => "creating",
             Point::StartContainer => "created",
             Point::Poststart => "running",
             Point::Poststop => "stopped",
         }
     }
 
-    fn of(self, spec: &Spec) -> &[Hook] {
+    pub(crate) fn of(self, spec: &Spec) -> &[Hook] {
         let Some(hooks) = spec.hooks() else { return &[] };
         #[allow(deprecated, reason = "prestart hooks are deprecated, and still used")]
         let list = match self {
@@ -100,10 +113,11 @@ pub(crate) fn start_container(store: &Store, spec: &Spec, context: &Context) -> 
         }
         let request = Request {
             process,
+            unknown_capabilities: Vec::new(),
             console: None,
             pid_file: None,
             preserve: 0,
-            cgroup: None,
+            cgroup: Vec::new(),
             ignore_paused: false,
         };
         let input = serde_json::to_vec(&state).map_err(io::Error::from).and_then(|bytes| input(&bytes));
@@ -149,7 +163,7 @@ pub(crate) fn poststop(spec: &Spec, context: &Context) -> Vec<Error> {
 }
 
 /// The state as hooks and seccomp agents see it (runtime-spec, "State").
-fn state(context: &Context, status: &str, pid: i32) -> serde_json::Value {
+pub(crate) fn state(context: &Context, status: &str, pid: i32) -> serde_json::Value {
     let state = &context.state;
     let mut value = json!({
         "ociVersion": state.oci_version,
@@ -262,6 +276,7 @@ pub(crate) fn send_seccomp_state(
     profile: Option<&LinuxSeccomp>,
     listener: BorrowedFd<'_>,
     context: &Context,
+    status: Status,
     pid: i32,
 ) -> Result<()> {
     let Some(path) = profile.and_then(|profile| profile.listener_path().as_ref()) else { return Ok(()) };
@@ -272,7 +287,7 @@ pub(crate) fn send_seccomp_state(
         "fds": ["seccompFd"],
         "pid": pid,
         "metadata": metadata,
-        "state": state(context, "running", context.state.process.map_or(pid, |(first, _)| first)),
+        "state": state(context, &status.to_string(), context.state.process.map_or(pid, |(first, _)| first)),
     });
     let socket = vctx_context::terminal::connect_console(path)?;
     vctx_context::terminal::send(socket.as_fd(), message.to_string().as_bytes(), listener).map_err(fail)

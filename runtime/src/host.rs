@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
-use oci_spec::runtime::{LinuxIdMapping, Spec};
+use oci_spec::runtime::{LinuxIdMapping, Process, Spec};
 use rustix::process::geteuid;
 use vctx_context::cgroup::{Cgroup, Layout};
 use vctx_context::idmap::{Mappings, Range};
@@ -116,4 +116,14 @@ pub(crate) fn ranges(list: Option<&Vec<LinuxIdMapping>>) -> Vec<Range> {
 /// The capabilities that a guest can have: all of them in a user namespace of its own, else not more than we do.
 pub(crate) fn grantable(user_namespace: bool) -> u64 {
     if user_namespace { u64::MAX } else { capability::permitted() }
+}
+
+/// The warnings for capabilities that nobody knows, and for those that the process cannot have.
+pub(crate) fn capability_warnings(unknown: &[String], process: &Process, user_namespace: bool) -> Vec<Error> {
+    let withheld = crate::plan::process::withheld(process, grantable(user_namespace));
+    let warnings = [
+        (!unknown.is_empty()).then(|| Error::UnknownCapabilities { names: unknown.to_vec() }),
+        (!withheld.is_empty()).then_some(Error::WithheldCapabilities { names: withheld }),
+    ];
+    warnings.into_iter().flatten().collect()
 }

@@ -11,12 +11,16 @@ pub mod events;
 pub mod exec;
 pub mod hooks;
 pub mod kill;
+pub mod network;
 pub mod pause;
 pub mod plan;
 pub mod start;
 pub mod state;
 pub mod update;
 pub mod validate;
+
+#[cfg(fuzzing)]
+pub mod fuzzing;
 
 mod failure;
 mod groups;

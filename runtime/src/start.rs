@@ -63,7 +63,7 @@ pub fn start(store: &Store, id: &str) -> Result<()> {
 fn started(handshake: &Handshake, context: &Context, pid: i32) -> Result<()> {
     while let Some(listener) = handshake.executed().map_err(|error| explain(error, context))? {
         let config = Config::read(&context.config_path())?;
-        crate::create::hand_over(&config.spec, &listener, context, pid)?;
+        crate::create::hand_over(&config.spec, &listener, context, Status::Created, pid)?;
     }
     Ok(())
 }
@@ -100,9 +100,16 @@ fn dial(path: &Path) -> std::result::Result<OwnedFd, Errno> {
 }
 
 /// Somebody waits for `start` there. A connection that says nothing does no harm: the process goes on waiting.
-pub(crate) fn is_waiting(path: &Path) -> bool {
+pub(crate) fn is_waiting(path: &Path) -> Result<bool> {
+    let fail = |error: io::Error| Error::state("look at", path)(error);
     match fs::symlink_metadata(path) {
-        Ok(_) => !matches!(dial(path), Err(Errno::CONNREFUSED | Errno::NOENT)),
-        Err(_) => false,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        found => found.map_err(fail)?,
+    };
+    match dial(path) {
+        // The queue is full of those who wait for it.
+        Ok(_) | Err(Errno::AGAIN) => Ok(true),
+        Err(Errno::CONNREFUSED | Errno::NOENT) => Ok(false),
+        Err(error) => Err(fail(error.into())),
     }
 }

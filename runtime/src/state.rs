@@ -8,16 +8,21 @@ use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags, flock, fstat, openat};
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 use vctx_context::cgroup::Cgroup;
 use vctx_context::namespace::Kind;
 use vctx_context::procfs;
 
+use crate::network::Attached;
 use crate::{Error, Result};
+
+/// Version of what `state.json` holds.
+pub(crate) const FORMAT: u32 = 1;
 
 /// The longest id, in bytes.
 const ID_LENGTH: usize = 255;
@@ -85,6 +90,12 @@ pub struct State {
     pub has_poststop: bool,
     /// Folders that are the context's own and go with it: the writable layer of `run host`.
     pub own: Vec<PathBuf>,
+    /// Its processes keep the session keyring of whoever makes them.
+    #[serde(default)]
+    pub no_keyring: bool,
+    /// What it has of a network of ours.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<Attached>,
 }
 
 /// A context on disk.
@@ -144,6 +155,7 @@ impl Store {
     /// The id is taken, or the folder cannot be made.
     pub fn reserve(&self, id: &str) -> Result<(PathBuf, Lock)> {
         let folder = self.root.join(id);
+        check_owner(&self.root, Links::Followed)?;
         // Again and again: the folder may be a killed create's, or vanish under a concurrent delete.
         for _ in 0..64 {
             match DirBuilder::new().mode(0o700).create(&folder) {
@@ -155,6 +167,7 @@ impl Store {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(Error::state("make", &folder)(error)),
             }
+            check_owner(&folder, Links::Refused)?;
             let Some(lock) = Lock::try_take(&folder).map_err(Error::state("lock", &folder))? else {
                 // The creator holds it, or another verb does.
                 return Err(Error::Exists { id: id.into() });
@@ -180,12 +193,7 @@ impl Store {
         let made = DirBuilder::new().recursive(true).mode(0o700).create(&self.root);
         made.map_err(Error::state("make the state root", &self.root))?;
         // In a shared folder such as /tmp somebody else could have been first.
-        let owner = fs::metadata(&self.root).map_err(Error::state("look at", &self.root))?.uid();
-        if owner != rustix::process::geteuid().as_raw() && owner != 0 {
-            let source = io::Error::from(io::ErrorKind::PermissionDenied);
-            return Err(Error::state("use, for it belongs to another user,", &self.root)(source));
-        }
-        Ok(())
+        check_owner(&self.root, Links::Followed)
     }
 
     /// Finds a context.
@@ -196,6 +204,8 @@ impl Store {
     pub fn open(&self, id: &str) -> Result<Context> {
         check_id(id)?;
         let folder = self.root.join(id);
+        check_owner(&self.root, Links::Followed)?;
+        check_owner(&folder, Links::Refused)?;
         match read_state(&folder) {
             Err(Error::State { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
                 Err(Error::Absent { id: id.into(), root: self.root.clone() })
@@ -210,6 +220,7 @@ impl Store {
     ///
     /// The root cannot be read; an absent one holds no context.
     pub fn list(&self) -> Result<Vec<Context>> {
+        check_owner(&self.root, Links::Followed)?;
         let entries = match fs::read_dir(&self.root) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             result => result.map_err(Error::state("read", &self.root))?,
@@ -249,10 +260,63 @@ pub fn check_id(id: &str) -> Result<()> {
     Ok(())
 }
 
+#[derive(PartialEq, Eq)]
+enum Links {
+    Followed,
+    Refused,
+}
+
+/// A state tells us what to remove, whom to kill and what to enter: it is nobody's but ours or root's to write. An absent
+/// folder is nobody's.
+fn check_owner(path: &Path, links: Links) -> Result<()> {
+    let own = rustix::process::geteuid().as_raw();
+    let look = || -> io::Result<bool> {
+        let about = fs::symlink_metadata(path)?;
+        let target = if about.is_symlink() && links == Links::Followed { fs::metadata(path)? } else { about };
+        Ok(target.is_dir() && [0, own].contains(&target.uid()))
+    };
+    match look() {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(Error::Foreign { path: path.into() }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(Error::state("look at", path)(error)),
+    }
+}
+
 fn read_state(folder: &Path) -> Result<State> {
     let path = folder.join("state.json");
     let bytes = fs::read(&path).map_err(Error::state("read", &path))?;
-    serde_json::from_slice(&bytes).map_err(|source| Error::Damaged { path, source })
+    let id = folder.file_name().unwrap_or_default().to_string_lossy();
+    State::parse(&bytes, &id).map_err(|source| Error::Damaged { path, source })
+}
+
+impl State {
+    /// Reads what `state.json` of the context `id` holds. A state that no `create` has written is an error: signals go to
+    /// the process, and folders are removed, that it names.
+    pub(crate) fn parse(bytes: &[u8], id: &str) -> serde_json::Result<State> {
+        let state: State = serde_json::from_slice(bytes)?;
+        let wrong = if state.format != FORMAT {
+            Some(format!("format {} is not known to this version", state.format))
+        } else if state.id != id {
+            Some(format!("it is of {:?}", state.id))
+        } else if state.process.is_some_and(|(pid, _)| pid <= 0) {
+            Some("its process has no id".into())
+        } else if let Some(folder) = state.own.iter().find(|folder| !is_plain(folder)) {
+            Some(format!("{folder:?} is no folder of a context"))
+        } else if state.cgroup.as_ref().is_some_and(|cgroup| !cgroup.is_sound()) {
+            Some("its control group lies outside the hierarchies".into())
+        } else {
+            None
+        };
+        wrong.map_or(Ok(state), |wrong| Err(serde::de::Error::custom(wrong)))
+    }
+}
+
+/// Absolute, not the root, and without a way up.
+fn is_plain(folder: &Path) -> bool {
+    folder.is_absolute()
+        && folder != Path::new("/")
+        && !folder.components().any(|part| part == Component::ParentDir)
 }
 
 impl Context {
@@ -292,7 +356,10 @@ impl Context {
             id: self.state.id.clone(),
             root: self.folder.parent().unwrap_or(Path::new("/")).into(),
         };
-        let lock = Lock::take(&self.folder).map_err(|_| absent())?;
+        let lock = match Lock::take(&self.folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(absent()),
+            result => result.map_err(Error::state("lock", &self.folder))?,
+        };
         if lock.is_of(&self.folder) { Ok(lock) } else { Err(absent()) }
     }
 
@@ -305,7 +372,13 @@ impl Context {
         let Some((pid, start_time)) = self.state.process else { return Ok(None) };
         let Some(raw) = Pid::from_raw(pid) else { return Ok(None) };
         // First the descriptor, then the look at the start time: in this order the id cannot change hands in between.
-        let Ok(pidfd) = pidfd_open(raw, PidfdFlags::empty()) else { return Ok(None) };
+        let pidfd = match pidfd_open(raw, PidfdFlags::empty()) {
+            Ok(pidfd) => pidfd,
+            // No such process, or a thread that has got the number since.
+            Err(Errno::SRCH | Errno::INVAL) => return Ok(None),
+            // It may well live: what is not known to be dead must not be taken for it.
+            Err(error) => return Err(Error::state("look at the process of", &self.folder)(error.into())),
+        };
         match procfs::identity(pid).map_err(Error::Proc)? {
             Some(identity) if identity.start_time == start_time && !identity.zombie => {
                 Ok(Some(Alive { pid, pidfd }))
@@ -321,13 +394,17 @@ impl Context {
     /// procfs or the freezer cannot be read.
     pub fn status(&self) -> Result<Status> {
         if self.state.process.is_none() {
-            let creating = Lock::try_take(&self.folder).is_ok_and(|lock| lock.is_none());
-            return Ok(if creating { Status::Creating } else { Status::Stopped });
+            return match Lock::try_take(&self.folder) {
+                Ok(None) => Ok(Status::Creating),
+                Ok(Some(_)) => Ok(Status::Stopped),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Status::Stopped),
+                Err(error) => Err(Error::state("lock", &self.folder)(error)),
+            };
         }
         if self.alive()?.is_none() {
             return Ok(Status::Stopped);
         }
-        if crate::start::is_waiting(&self.start_path()) {
+        if crate::start::is_waiting(&self.start_path())? {
             return Ok(Status::Created);
         }
         match &self.state.cgroup {
@@ -352,9 +429,14 @@ impl Lock {
         let folder = Lock::open(folder)?;
         match flock(&folder, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Some(Lock { folder })),
-            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+            Err(Errno::WOULDBLOCK) => Ok(None),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Somebody has the lock of this folder.
+    pub(crate) fn is_held(folder: &Path) -> bool {
+        Lock::try_take(folder).is_ok_and(|lock| lock.is_none())
     }
 
     /// The path still leads to the locked folder, and not to a new one of the same name.
@@ -375,6 +457,35 @@ impl Lock {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_state_that_no_create_has_written_is_refused() {
+        let sound = serde_json::json!({
+            "format": 1, "id": "web", "oci_version": "1.3.0", "bundle": "/b", "rootfs": "/b/r", "created": 1,
+            "created_nanos": 2, "owner": 0, "process": [42, 7], "namespaces": [], "annotations": {},
+            "has_start_hooks": false, "has_poststop": false, "own": ["/run/vctx/.x/web"],
+            "cgroup": { "mode": "v2", "v2": { "point": "/sys/fs/cgroup", "dir": "/sys/fs/cgroup/vctx/web" } },
+        });
+        let parse = |value: &serde_json::Value| State::parse(value.to_string().as_bytes(), "web");
+        parse(&sound).unwrap();
+        for (place, wrong) in [
+            ("/format", serde_json::json!(2)),
+            ("/id", "other".into()),
+            ("/process", serde_json::json!([-1, 7])),
+            ("/process", serde_json::json!([0, 7])),
+            ("/own/0", "/".into()),
+            ("/own/0", "relative".into()),
+            ("/own/0", "/run/vctx/../../etc".into()),
+            ("/cgroup/v2/dir", "/sys/fs/cgroup".into()),
+            ("/cgroup/v2/dir", "/sys/fs/cgroup/../x".into()),
+            ("/cgroup/v2/dir", "/etc".into()),
+            ("/cgroup", serde_json::json!({ "mode": "v2" })),
+        ] {
+            let mut state = sound.clone();
+            *state.pointer_mut(place).unwrap() = wrong;
+            assert!(parse(&state).is_err(), "{state}");
+        }
+    }
 
     #[test]
     fn an_id_is_a_plain_file_name() {

@@ -9,6 +9,8 @@ use vctx_context::idmap::Mappings;
 use vctx_context::spawn::{Child, reap};
 use vctx_netns::device::Moved;
 
+use crate::network::Attached;
+
 /// Undoes its steps, the last one first, unless it was told to keep them. It goes on over errors: what cannot be undone
 /// now is found by the next `delete` through the state, which is undone last.
 #[derive(Default)]
@@ -23,6 +25,8 @@ pub(crate) enum Step {
     RemoveOwn(PathBuf, Mappings),
     RemoveCgroup(Cgroup),
     ReturnDevice(Moved),
+    /// The lease of a context, by its state root and id.
+    LeaveNetwork(PathBuf, String, Attached),
     Kill(Child),
 }
 
@@ -58,6 +62,9 @@ impl Drop for Undo {
                     let _ = cgroup.remove();
                 }
                 Step::ReturnDevice(device) => drop(device.back()),
+                Step::LeaveNetwork(root, id, attached) => {
+                    drop(crate::network::leave(&root, &id, &attached));
+                }
                 Step::Kill(child) => {
                     let _ = rustix::process::pidfd_send_signal(&child.pidfd, Signal::KILL);
                     reap(&child);

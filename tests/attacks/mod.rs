@@ -8,6 +8,8 @@ pub mod guest;
 mod descriptors;
 mod devices;
 mod executable;
+mod files;
+mod groups;
 mod identity;
 mod kernel;
 mod paths;
@@ -26,6 +28,8 @@ pub fn cases() -> Vec<Case> {
         terminal::cases(),
         identity::cases(),
         kernel::cases(),
+        groups::cases(),
+        files::cases(),
     ]
     .into_iter()
     .flatten()

@@ -8,7 +8,7 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 pub fn cases() -> Vec<Case> {
     vec![
@@ -22,13 +22,13 @@ pub fn cases() -> Vec<Case> {
 }
 
 /// A tree on the host that nothing may touch, and how it looked before.
-struct Canary {
-    path: PathBuf,
+pub struct Canary {
+    pub path: PathBuf,
     before: BTreeSet<String>,
 }
 
 impl Canary {
-    fn new(context: &Context) -> Canary {
+    pub fn new(context: &Context) -> Canary {
         let path = context.dir.join("canary");
         fs::create_dir_all(path.join("folder")).unwrap();
         fs::write(path.join("file"), "untouched").unwrap();
@@ -37,8 +37,8 @@ impl Canary {
     }
 
     #[track_caller]
-    fn check(&self) {
-        assert_eq!(look(&self.path), self.before);
+    pub fn check(&self) {
+        assert_eq!(look(&self.path), self.before, "the canary was touched");
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
         assert!(!mounts.contains(self.path.to_str().unwrap()), "a mount has reached the canary");
     }
@@ -59,6 +59,40 @@ fn look(path: &Path) -> BTreeSet<String> {
         }
     }
     found
+}
+
+/// Exchanges two names as fast as it can, for as long as it is wanted and at least 10,000 times.
+#[derive(Default)]
+pub struct Swapper {
+    over: AtomicBool,
+}
+
+impl Swapper {
+    /// Calls `meanwhile`.
+    pub fn swap<T>(one: &Path, other: &Path, meanwhile: impl FnOnce() -> T) -> T {
+        let swapper = Swapper::default();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for round in 0u64.. {
+                    if swapper.over.load(Ordering::Relaxed) && round >= 10_000 {
+                        break;
+                    }
+                    exchange(one, other);
+                }
+            });
+            // A case that fails ends it too.
+            let _stop = Stop(&swapper);
+            meanwhile()
+        })
+    }
+}
+
+struct Stop<'a>(&'a Swapper);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.over.store(true, Ordering::Relaxed);
+    }
 }
 
 fn exchange(one: &Path, other: &Path) {
@@ -84,14 +118,7 @@ fn a_mount_target_that_is_swapped_never_leaves_the_root() {
     fs::create_dir_all(volume.join("swap")).unwrap();
     // As deep as the root is: from a guest's root, the way out and down to the canary.
     symlink(&canary.path, volume.join("link")).unwrap();
-    let (over, rounds) = (AtomicBool::new(false), AtomicU32::new(0));
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !over.load(Ordering::Relaxed) || rounds.load(Ordering::Relaxed) < 10_000 {
-                exchange(&volume.join("swap"), &volume.join("link"));
-                rounds.fetch_add(1, Ordering::Relaxed);
-            }
-        });
+    Swapper::swap(&volume.join("swap"), &volume.join("link"), || {
         for _ in 0..crate::harness::rounds(60) {
             let mut context = Context::new();
             context.args(&["true"]);
@@ -101,7 +128,6 @@ fn a_mount_target_that_is_swapped_never_leaves_the_root() {
             context.run();
             canary.check();
         }
-        over.store(true, Ordering::Relaxed);
     });
     canary.check();
 }
@@ -150,13 +176,20 @@ fn a_working_folder_through_a_link_stays_in_the_root() {
     canary.check();
 }
 
+/// The links lead to the canary as the host names it, and in the root there are files of the same names: a runtime that
+/// followed them on the host would hide the host's files, and leave those of the root to be seen.
 fn a_masked_path_through_a_link_stays_in_the_root() {
-    let mut context = Context::sh("cat /host-file; cat /host-folder/x");
+    let mut context = Context::sh("cat /host-file /host-folder/x");
     let canary = Canary::new(&context);
+    let double = context.root(canary.path.to_str().unwrap());
+    fs::create_dir_all(double.join("folder")).unwrap();
+    fs::write(double.join("file"), "exposed").unwrap();
+    fs::write(double.join("folder/x"), "exposed").unwrap();
     symlink(canary.path.join("file"), context.root("host-file")).unwrap();
     symlink(canary.path.join("folder"), context.root("host-folder")).unwrap();
     context.set("/linux/maskedPaths", json!(["/host-file", "/host-folder"]));
     context.set("/linux/readonlyPaths", json!(["/host-file", "/host-folder"]));
-    assert!(!context.run().stdout.contains("untouched"));
+    let output = context.run();
+    assert!(!output.stdout.contains("exposed"), "{}", output.stdout);
     canary.check();
 }

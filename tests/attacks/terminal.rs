@@ -1,6 +1,7 @@
 //! The guest reaches the caller's terminal (CVE-2017-5226), or another through its own (CVE-2025-52565).
 
 use super::guest;
+use super::paths::Canary;
 use crate::harness::pty::Terminal;
 use crate::harness::{Case, Context, case, command, json};
 use std::fs;
@@ -26,15 +27,14 @@ fn nothing_is_typed_into_the_callers_terminal() {
 
 fn a_console_that_is_a_link_covers_nothing_outside() {
     let mut context = Context::sh("echo here");
-    let canary = context.dir.join("canary");
-    fs::write(&canary, "untouched").unwrap();
+    let canary = Canary::new(&context);
     let mounts = context.spec.pointer_mut("/mounts").unwrap().as_array_mut().unwrap();
     mounts.retain(|mount| mount["destination"] != "/dev");
     fs::create_dir_all(context.root("dev/pts")).unwrap();
     let _ = fs::remove_file(context.root("dev/console"));
-    symlink(&canary, context.root("dev/console")).unwrap();
+    symlink(canary.path.join("made"), context.root("dev/console")).unwrap();
     context.set("/process/terminal", json!(true));
     let (mut child, _terminal) = Terminal::spawn(&mut context.bundle_command("run", &[]));
     command::exit_code(&mut child);
-    assert_eq!(fs::read_to_string(&canary).unwrap(), "untouched");
+    canary.check();
 }

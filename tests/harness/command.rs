@@ -5,7 +5,7 @@
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::fs::File;
-use std::io::{Seek, SeekFrom, Write};
+use std::io::{ErrorKind, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::ExitStatusExt;
@@ -88,9 +88,21 @@ pub fn quietly(command: &mut Command) -> Output {
     attempt(command, b"", BOUND).0
 }
 
+/// Starts `command`. A program that an attack has open for writing cannot be executed for that moment.
+#[track_caller]
+fn spawn(command: &mut Command) -> Child {
+    for _ in 0..1000 {
+        match command.spawn() {
+            Err(error) if error.kind() == ErrorKind::ExecutableFileBusy => std::thread::yield_now(),
+            result => return result.unwrap_or_else(|error| panic!("{command:?}: {error}")),
+        }
+    }
+    panic!("{command:?} is kept busy");
+}
+
 /// Runs `command`, and says whether it ended within `bound`; else it was killed.
 #[track_caller]
-fn attempt(command: &mut Command, input: &[u8], bound: Duration) -> (Output, bool) {
+pub fn attempt(command: &mut Command, input: &[u8], bound: Duration) -> (Output, bool) {
     let out = tempfile::tempfile().unwrap();
     let err = tempfile::tempfile().unwrap();
     command.stdout(out.try_clone().unwrap()).stderr(err.try_clone().unwrap());
@@ -102,7 +114,7 @@ fn attempt(command: &mut Command, input: &[u8], bound: Duration) -> (Output, boo
         stdin.seek(SeekFrom::Start(0)).unwrap();
         command.stdin(stdin);
     }
-    let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let mut child = spawn(command);
     let ended = wait_for_exit(child.id(), bound);
     if !ended {
         child.kill().unwrap();

@@ -9,9 +9,12 @@ pub mod command;
 pub mod context;
 pub mod engine;
 pub mod leaks;
+pub mod net;
 pub mod pty;
 pub mod rootfs;
 pub mod spec;
+#[cfg(target_arch = "x86_64")]
+pub mod tracer;
 
 pub use command::{Output, run};
 pub use context::Context;
@@ -39,6 +42,8 @@ pub enum Need {
     Beside(&'static str),
     /// A machine without this file or folder.
     NoPath(&'static str),
+    /// Linux of this version, or a later one.
+    Linux(u32, u32),
 }
 
 impl Need {
@@ -52,9 +57,19 @@ impl Need {
             }
             Need::Path(path) if !Path::new(path).exists() => Some(format!("this machine has no {path}")),
             Need::NoPath(path) if Path::new(path).exists() => Some(format!("this machine has {path}")),
+            Need::Linux(major, minor) if kernel() < (major, minor) => {
+                Some(format!("needs Linux {major}.{minor}"))
+            }
             _ => None,
         }
     }
+}
+
+/// Major and minor version of the running kernel.
+pub fn kernel() -> (u32, u32) {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|text| text.parse().unwrap());
+    (numbers.next().unwrap(), numbers.next().unwrap())
 }
 
 /// One behaviour: its name is a sentence, its body panics when the sentence is wrong.
@@ -68,6 +83,11 @@ pub struct Case {
 impl Case {
     pub fn new(name: &'static str, body: fn()) -> Case {
         Case { name, needs: vec![], differs: vec![], body }
+    }
+
+    /// Its sentence.
+    pub fn name(&self) -> &'static str {
+        self.name
     }
 
     pub fn needs(mut self, need: Need) -> Case {
@@ -147,8 +167,7 @@ impl Suites {
             println!("runtime under test: {} ({})", peer(), runtime().display());
         }
         let conclusion = libtest_mimic::run(&self.arguments, self.trials);
-        let cleanups = std::mem::take(&mut *CLEANUPS.lock().unwrap());
-        cleanups.into_iter().rev().for_each(|cleanup| cleanup());
+        clean_up();
         conclusion.exit()
     }
 }
@@ -159,6 +178,12 @@ static CLEANUPS: Mutex<Vec<Cleanup>> = Mutex::new(Vec::new());
 /// Registers work for the end of the test process, whether the tests pass or fail; last registered runs first.
 pub fn at_end(cleanup: impl FnOnce() + Send + 'static) {
     CLEANUPS.lock().unwrap().push(Box::new(cleanup));
+}
+
+/// Does what was registered.
+pub fn clean_up() {
+    let cleanups = std::mem::take(&mut *CLEANUPS.lock().unwrap());
+    cleanups.into_iter().rev().for_each(|cleanup| cleanup());
 }
 
 /// The runtime under test, as an absolute path.

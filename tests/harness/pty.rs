@@ -29,6 +29,12 @@ impl ConsoleSocket {
     /// Receives the terminal's master end from the runtime, which has connected by the time it returns.
     #[track_caller]
     pub fn receive(self) -> Terminal {
+        Terminal { master: File::from(self.descriptor()), seen: String::new() }
+    }
+
+    /// Receives whatever descriptor comes.
+    #[track_caller]
+    pub fn descriptor(&self) -> OwnedFd {
         readable(&self.listener, Duration::from_secs(10), "the runtime to send the terminal");
         let (stream, _) = self.listener.accept().unwrap();
         let mut byte = [0; 4096];
@@ -40,9 +46,9 @@ impl ConsoleSocket {
             ControlMessageOwned::ScmRights(fds) => fds.first().copied(),
             _ => None,
         });
-        let fd = fd.expect("a descriptor on the console socket");
+        let fd = fd.expect("a descriptor on the socket");
         // SAFETY: recvmsg has just made this descriptor for us, and nothing else refers to it.
-        Terminal { master: File::from(unsafe { OwnedFd::from_raw_fd(fd) }), seen: String::new() }
+        unsafe { OwnedFd::from_raw_fd(fd) }
     }
 }
 

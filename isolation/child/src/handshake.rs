@@ -8,10 +8,11 @@
 //!                      <----  Gate     (only with hooks)
 //! Continue             ---->
 //!                             changes the root, takes its identity
+//!                      <----  Listener (of a notifying filter that is loaded before `start`; carries a descriptor)
 //!                      <----  Ready
 //! Proceed              ---->  from here the child lives without its parent
 //!                             waits for `start`, when it was created and not run
-//!                      <----  Listener (only with a notifying filter; carries a descriptor)
+//!                      <----  Listener (of one that is not)
 //!                      <----  end of file: execve(2) has closed the socket
 //! ```
 //!
@@ -130,6 +131,7 @@ macro_rules! steps {
 
 steps! {
     Orders = "read the parent's orders",
+    Report = "report to the parent",
     Shield = "make itself undumpable",
     JoinCgroup = "enter the control group",
     JoinNamespace = "join the namespace",
@@ -199,9 +201,12 @@ pub(crate) fn wait(socket: BorrowedFd<'_>, expected: Order) -> Result<(), Errno>
     }
 }
 
-/// Sends a report. A parent that is gone is noticed at the next [`wait`].
-pub(crate) fn report(socket: BorrowedFd<'_>, report: Report) {
-    let _ = send(socket, &report.encode(), SendFlags::NOSIGNAL);
+/// Sends a report. A parent that is gone is noticed at the next [`wait`]; one that lives waits for this.
+pub(crate) fn report(socket: BorrowedFd<'_>, report: Report) -> Result<(), Errno> {
+    match rustix::io::retry_on_intr(|| send(socket, &report.encode(), SendFlags::NOSIGNAL)) {
+        Ok(_) | Err(Errno::PIPE | Errno::CONNRESET) => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 /// Sends a failure and what it was about.
@@ -210,7 +215,9 @@ pub(crate) fn report_failure(socket: BorrowedFd<'_>, failure: Failure, detail: &
     let detail = &detail[..detail.len().min(DETAIL_LENGTH)];
     bytes[..REPORT_LENGTH].copy_from_slice(&Report::Failed(failure).encode());
     bytes[REPORT_LENGTH..REPORT_LENGTH + detail.len()].copy_from_slice(detail);
-    let _ = send(socket, &bytes[..REPORT_LENGTH + detail.len()], SendFlags::NOSIGNAL);
+    // The exit that follows says the rest.
+    let bytes = &bytes[..REPORT_LENGTH + detail.len()];
+    let _ = rustix::io::retry_on_intr(|| send(socket, bytes, SendFlags::NOSIGNAL));
 }
 
 /// Sends bytes with one descriptor.
@@ -225,5 +232,7 @@ pub(crate) fn send_descriptor(
     if !control.push(SendAncillaryMessage::ScmRights(&descriptors)) {
         return Err(Errno::NOBUFS);
     }
-    sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL).map(drop)
+    rustix::io::retry_on_intr(|| {
+        sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL).map(drop)
+    })
 }

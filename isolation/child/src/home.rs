@@ -56,10 +56,12 @@ pub(crate) fn find(root: BorrowedFd<'_>, uid: u32, space: &Cell<[u8; SPACE]>, en
 }
 
 /// Copies the sixth field of an entry whose third is `uid`.
-fn copy_home(line: &[u8], uid: u32, to: &mut [u8]) -> bool {
+pub(crate) fn copy_home(line: &[u8], uid: u32, to: &mut [u8]) -> bool {
     let mut fields = line.split(|&byte| byte == b':');
     let Some(id) = fields.nth(2) else { return false };
-    if core::str::from_utf8(id).ok().and_then(|id| id.parse().ok()) != Some(uid) {
+    // A number as the parent reads it: `parse` would also take a sign.
+    let plain = id.iter().all(u8::is_ascii_digit);
+    if !plain || core::str::from_utf8(id).ok().and_then(|id| id.parse().ok()) != Some(uid) {
         return false;
     }
     match fields.nth(2) {

@@ -30,7 +30,7 @@ pub(crate) fn find(program: &Path, to: &mut [u8; SPACE]) -> Option<usize> {
 }
 
 /// Offset and size, in bytes, of a 64-bit program's PT_INTERP segment.
-fn interpreter_segment(head: &[u8]) -> Option<(u64, usize)> {
+pub(crate) fn interpreter_segment(head: &[u8]) -> Option<(u64, usize)> {
     if !head.starts_with(b"\x7fELF\x02") {
         return None;
     }

@@ -6,6 +6,8 @@
 #![no_std]
 #![deny(unsafe_code)]
 
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod handshake;
 pub mod home;
 pub mod plan;
@@ -41,42 +43,46 @@ pub fn enter(plan: &Plan<'_>, channel: BorrowedFd<'_>) -> ! {
         Scene::New(setting) => new_context(plan, setting, channel),
         Scene::Join(join) => join_context(plan, join, channel),
     };
-    let (start, path) = match ready {
+    let ready = match ready {
         Ok(ready) => ready,
         Err(failure) => process::fail(channel, failure),
     };
-    let channel = start.as_ref().map_or(channel, AsFd::as_fd);
-    process::execute(plan, channel, &path)
+    let channel = ready.start.as_ref().map_or(channel, AsFd::as_fd);
+    process::execute(plan, channel, &ready.path, ready.held)
 }
 
-/// The step list of a new context. Gives the connection of `start`, if that was waited for, and the program.
-fn new_context(
-    plan: &Plan<'_>,
-    setting: &Setting<'_>,
-    channel: BorrowedFd<'_>,
-) -> Result<(Option<OwnedFd>, Path)> {
+/// A process that has its order to execute.
+struct Ready {
+    /// The connection of `start`, if that was waited for.
+    start: Option<OwnedFd>,
+    /// The program.
+    path: Path,
+    /// It is held as the guest is already: capabilities, filter and all.
+    held: bool,
+}
+
+/// The step list of a new context.
+fn new_context(plan: &Plan<'_>, setting: &Setting<'_>, channel: BorrowedFd<'_>) -> Result<Ready> {
     join_cgroups(plan)?;
     join_namespaces(plan, setting, channel)?;
     time_offsets(plan, setting)?;
     sys::shield().or_at(Step::Shield)?;
     name_and_network(setting)?;
     let slave = root_file_system(plan, setting, channel)?;
-    if let Some(name) = setting.keyring {
-        keyring(name)?;
-    }
+    keyring(&plan.process)?;
     let path = take_identity(&plan.process, slave)?;
-    report(channel, Report::Ready);
+    let held = setting.start.is_some() && plan.process.seccomp.is_some_and(|filter| filter.early);
+    if held {
+        process::hold(plan, channel)?;
+    }
+    report(channel, Report::Ready).or_at(Step::Report)?;
     wait(channel, Order::Proceed).or_at(Step::Orders)?;
     let start = setting.start.map(await_start).transpose()?;
-    Ok((start, path))
+    Ok(Ready { start, path, held })
 }
 
 /// The step list of a process that joins a running context.
-fn join_context(
-    plan: &Plan<'_>,
-    join: &Join<'_>,
-    channel: BorrowedFd<'_>,
-) -> Result<(Option<OwnedFd>, Path)> {
+fn join_context(plan: &Plan<'_>, join: &Join<'_>, channel: BorrowedFd<'_>) -> Result<Ready> {
     sys::shield().or_at(Step::Shield)?;
     join_cgroups(plan)?;
     sys::setns(join.target, join.namespaces).or_at(Step::JoinNamespace)?;
@@ -87,10 +93,11 @@ fn join_context(
         become_root(&plan.process)?;
     }
     let slave = own_terminal(&plan.process)?;
+    keyring(&plan.process)?;
     let path = take_identity(&plan.process, slave)?;
-    report(channel, Report::Ready);
+    report(channel, Report::Ready).or_at(Step::Report)?;
     wait(channel, Order::Proceed).or_at(Step::Orders)?;
-    Ok((None, path))
+    Ok(Ready { start: None, path, held: false })
 }
 
 /// Enters the control groups before anything is allocated that they should count.
@@ -191,8 +198,8 @@ fn root_file_system(
     }
     gate(setting, channel)?;
     sysctls(plan, setting)?;
-    mounts::make_readonly(tree.as_fd(), root.readonly_paths)?;
-    mounts::mask(tree.as_fd(), root.masked)?;
+    mounts::make_readonly(tree.as_fd(), root)?;
+    mounts::mask(tree.as_fd(), root)?;
     root::pivot(root, tree.as_fd())?;
     rustix::process::umask(caller);
     Ok(slave)
@@ -200,7 +207,7 @@ fn root_file_system(
 
 fn gate(setting: &Setting<'_>, channel: BorrowedFd<'_>) -> Result<()> {
     if setting.gate {
-        report(channel, Report::Gate);
+        report(channel, Report::Gate).or_at(Step::Report)?;
         wait(channel, Order::Continue).or_at(Step::Orders)?;
     }
     Ok(())
@@ -217,8 +224,11 @@ fn sysctls(plan: &Plan<'_>, setting: &Setting<'_>) -> Result<()> {
     Ok(())
 }
 
-fn keyring(name: &core::ffi::CStr) -> Result<()> {
-    match sys::join_session_keyring(name) {
+fn keyring(process: &Process<'_>) -> Result<()> {
+    if !process.keyring {
+        return Ok(());
+    }
+    match sys::new_session_keyring() {
         // A kernel without keyrings, or a filter around us that denies them, leaves nothing to protect.
         Ok(()) | Err(Errno::NOSYS | Errno::PERM) => Ok(()),
         // The quota of keys is the user's; a context can live with its caller's keyring being absent.
@@ -242,7 +252,7 @@ fn take_identity(process: &Process<'_>, slave: Option<OwnedFd>) -> Result<Path> 
     match slave {
         Some(slave) => terminal::adopt(slave)?,
         // The caller's terminal is not the guest's: without a session of its own it could push input into it.
-        None => drop(rustix::process::setsid()),
+        None => rustix::process::setsid().map(drop).or_at(Step::Session)?,
     }
     for (descriptor, standard) in process.standard {
         sys::dup_onto(*descriptor, *standard).or_at(Step::Standard)?;

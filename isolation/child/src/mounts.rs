@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use crate::Result;
 use crate::failure::at;
 use crate::handshake::Step;
-use crate::plan::{Mount, Source};
+use crate::plan::{Mount, Root, Source};
 use crate::resolve;
 use crate::root::{attach_at, clone_tree, tree};
 use crate::sys::{MountAttributes, mount_setattr};
@@ -118,16 +118,43 @@ fn set_flags(source: &OwnedFd, mount: &Mount<'_>, early: u64) -> core::result::R
     Ok(())
 }
 
+/// Opens a path that is to be hidden or made read-only; none where there is nothing to protect. One in `/proc` begins at
+/// the procfs itself: whoever shares the root could put an empty folder in its place for this moment, and a skipped mask
+/// would be the result.
+fn protected(
+    root: BorrowedFd<'_>,
+    path: &CStr,
+    has_proc: bool,
+) -> core::result::Result<Option<OwnedFd>, Errno> {
+    let opened = match path.to_bytes().strip_prefix(b"/proc/") {
+        Some(_) if has_proc => {
+            let proc = resolve::open_without_links(root, c"/proc", OFlags::PATH | OFlags::DIRECTORY)?;
+            if fstatfs(&proc)?.f_type as i64 != PROC_SUPER_MAGIC {
+                return Err(Errno::XDEV);
+            }
+            let mut below = resolve::Path::new();
+            below.append(&path.to_bytes()[b"/proc/".len()..])?;
+            resolve::open(proc, below.as_c_str()?, OFlags::PATH)
+        }
+        _ => resolve::open(root, path, OFlags::PATH),
+    };
+    match opened {
+        Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+        opened => opened.map(Some),
+    }
+}
+
+fn has_proc(root: &Root<'_>) -> bool {
+    root.mounts.iter().any(|mount| mount.target == c"/proc")
+}
+
 /// Hides paths: a file under the null device, a folder under an empty read-only tmpfs.
-pub(crate) fn mask(root: BorrowedFd<'_>, paths: &[&CStr]) -> Result<()> {
+pub(crate) fn mask(tree: BorrowedFd<'_>, root: &Root<'_>) -> Result<()> {
+    let has_proc = has_proc(root);
     let mut null: Option<OwnedFd> = None;
     let mut empty: Option<OwnedFd> = None;
-    for (index, path) in paths.iter().enumerate() {
-        let place = match resolve::open(root, path, OFlags::PATH) {
-            Ok(place) => place,
-            Err(Errno::NOENT | Errno::NOTDIR) => continue,
-            Err(error) => return Err(at(Step::Mask, index)(error)),
-        };
+    for (index, path) in root.masked.iter().enumerate() {
+        let Some(place) = protected(tree, path, has_proc).map_err(at(Step::Mask, index))? else { continue };
         let mode = fstat(&place).map_err(at(Step::Mask, index))?.st_mode;
         let cover = if FileType::from_raw_mode(mode) == FileType::Directory { &mut empty } else { &mut null };
         // One file system serves all masks: each further one would cost the kernel a shrinker (runc#5275).
@@ -179,14 +206,11 @@ pub(crate) fn seal(root: BorrowedFd<'_>, targets: &[&CStr]) -> Result<()> {
 }
 
 /// Covers each path with a read-only copy of itself.
-pub(crate) fn make_readonly(root: BorrowedFd<'_>, paths: &[&CStr]) -> Result<()> {
-    for (index, path) in paths.iter().enumerate() {
+pub(crate) fn make_readonly(tree: BorrowedFd<'_>, root: &Root<'_>) -> Result<()> {
+    let has_proc = has_proc(root);
+    for (index, path) in root.readonly_paths.iter().enumerate() {
         let fail = |error| at(Step::ReadonlyPath, index)(error);
-        let place = match resolve::open(root, path, OFlags::PATH) {
-            Ok(place) => place,
-            Err(Errno::NOENT | Errno::NOTDIR) => continue,
-            Err(error) => return Err(fail(error)),
-        };
+        let Some(place) = protected(tree, path, has_proc).map_err(fail)? else { continue };
         let tree = clone_tree(&place, c"", true).map_err(fail)?;
         let readonly = MountAttributes { set: MOUNT_ATTR_RDONLY, ..Default::default() };
         mount_setattr(&tree, c"", true, &readonly).map_err(fail)?;
@@ -235,8 +259,10 @@ fn copy_entry(
             copy_folder(from.as_fd(), to.as_fd(), depth - 1)
         }
         FileType::RegularFile => {
-            let input =
-                openat(from, name, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty())?;
+            // What has taken the file's place since it was looked at must not make us wait.
+            let read =
+                OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
+            let input = openat(from, name, read, Mode::empty())?;
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
             let output = openat(to, name, flags, Mode::from_raw_mode(0o600))?;
             while sendfile(&output, &input, None, 1 << 30)? > 0 {}

@@ -72,8 +72,6 @@ pub struct Setting<'a> {
     pub sysctl: &'a [(&'a CStr, &'a [u8])],
     /// Stop before the root is changed, so that the parent can run hooks.
     pub gate: bool,
-    /// Name of a new session keyring (session-keyring(7)).
-    pub keyring: Option<&'a CStr>,
     /// The listening socket on which `start` comes; without it the parent's `Proceed` starts the process.
     pub start: Option<BorrowedFd<'a>>,
 }
@@ -224,11 +222,13 @@ pub struct Process<'a> {
     pub affinity: Option<&'a [u64]>,
     /// Label for `attr/exec`, below `/proc/self` (AppArmor or SELinux): (file, text).
     pub label: Option<(&'a CStr, &'a [u8])>,
+    /// A new session keyring (session-keyring(7)), in place of the caller's.
+    pub keyring: bool,
     /// Compiled seccomp program.
     pub seccomp: Option<Filter<'a>>,
     /// A terminal is made, and its master goes to this socket.
     pub console: Option<Console<'a>>,
-    /// Descriptors from 3 to this number, exclusive, stay open in the guest.
+    /// Descriptors of the caller's from 3 to this number, exclusive, stay open in the guest.
     pub keep_below: u32,
 }
 
@@ -252,7 +252,7 @@ pub struct Capabilities {
     pub permitted: u64,
     /// Inheritable set.
     pub inheritable: u64,
-    /// Ambient set.
+    /// Ambient set, within the permitted and the inheritable one.
     pub ambient: u64,
 }
 
@@ -263,8 +263,8 @@ pub struct Filter<'a> {
     pub program: &'a [libc::sock_filter],
     /// SECCOMP_FILTER_FLAG_*.
     pub flags: u32,
-    /// The filter's notification descriptor is sent to the parent.
-    pub listener: bool,
+    /// It is loaded before the context waits for its start, so that an agent has its listener when `create` returns.
+    pub early: bool,
 }
 
 impl Source<'_> {

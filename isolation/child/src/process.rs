@@ -8,14 +8,13 @@ use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
 use crate::Result;
 use crate::failure::{At, at};
-use crate::handshake::{Failure, Report, Step, report, report_failure, send_descriptor};
+use crate::handshake::{Failure, Report, Step, report_failure, send_descriptor};
 use crate::interpreter;
 use crate::plan::{Capabilities, Plan, Process};
 use crate::resolve::{self, Path};
 use crate::sys;
 
 const CAP_SYS_ADMIN: u64 = 1 << 21;
-const CAP_LAST: u32 = 40;
 
 /// What can still fail with a clear word for the caller of `create`: done before the context is ready.
 pub(crate) fn prepare(process: &Process<'_>, root: BorrowedFd<'_>) -> Result<Path> {
@@ -71,11 +70,13 @@ fn enter_cwd(process: &Process<'_>, root: BorrowedFd<'_>) -> Result<()> {
 
 fn become_user(process: &Process<'_>) -> Result<()> {
     if let Some(capabilities) = &process.capabilities {
-        // The bounding set can only be dropped from while CAP_SETPCAP is effective.
-        for capability in (0..=CAP_LAST).filter(|bit| capabilities.bounding & (1 << bit) == 0) {
+        // The bounding set can only be dropped from while CAP_SETPCAP is effective. Those that are newer than this code go
+        // too: a program of root's gets back whatever stays.
+        for capability in (0..u64::BITS).filter(|bit| capabilities.bounding & (1 << bit) == 0) {
             match sys::prctl(libc::PR_CAPBSET_DROP, u64::from(capability), 0) {
-                // A kernel that does not know the capability does not grant it either.
-                Ok(()) | Err(Errno::INVAL) => {}
+                Ok(()) => {}
+                // The kernel knows neither this one nor a later one.
+                Err(Errno::INVAL) => break,
                 Err(error) => return Err(at(Step::Capabilities, 0)(error)),
             }
         }
@@ -147,8 +148,8 @@ fn check_program(path: &Path) -> core::result::Result<(), Errno> {
 }
 
 /// The last steps, after the start was given. Ends the child if one fails.
-pub(crate) fn execute(plan: &Plan<'_>, channel: BorrowedFd<'_>, path: &Path) -> ! {
-    if let Err(failure) = last_steps(plan, channel) {
+pub(crate) fn execute(plan: &Plan<'_>, channel: BorrowedFd<'_>, path: &Path, held: bool) -> ! {
+    if !held && let Err(failure) = hold(plan, channel) {
         fail(channel, failure);
     }
     let failure = exec(&plan.process, path);
@@ -161,17 +162,17 @@ pub(crate) fn execute(plan: &Plan<'_>, channel: BorrowedFd<'_>, path: &Path) -> 
     sys::exit(exit_code(failure))
 }
 
-fn last_steps(plan: &Plan<'_>, channel: BorrowedFd<'_>) -> Result<()> {
+/// Takes on what holds the guest: label, capabilities, filter. Descriptors are closed by execve(2).
+pub(crate) fn hold(plan: &Plan<'_>, channel: BorrowedFd<'_>) -> Result<()> {
     let process = &plan.process;
     if let Some((file, text)) = process.label {
         let flags = OFlags::WRONLY | OFlags::CLOEXEC;
         let label = openat(plan.proc, file, flags, Mode::empty()).or_at(Step::Label)?;
         rustix::io::write(&label, text).or_at(Step::Label)?;
     }
-    sys::close_on_exec_from(3).or_at(Step::Descriptors)?;
-    for descriptor in 3..process.keep_below {
-        sys::keep_on_exec(descriptor as i32).or_at(Step::Descriptors)?;
-    }
+    // Below that number those of the caller stay open, and ours close: all of ours are close-on-exec from birth. Were the
+    // flag cleared by number, a caller who passes fewer than it promised would give the guest ours (CVE-2024-21626).
+    sys::close_on_exec_from(process.keep_below).or_at(Step::Descriptors)?;
     if process.no_new_privileges {
         // The filter comes last: it then need not permit any of these calls.
         set_capabilities(process)?;
@@ -186,12 +187,9 @@ fn last_steps(plan: &Plan<'_>, channel: BorrowedFd<'_>) -> Result<()> {
 fn set_capabilities(process: &Process<'_>) -> Result<()> {
     let Some(capabilities) = &process.capabilities else { return Ok(()) };
     sys::capset(capabilities).or_at(Step::Capabilities)?;
-    for capability in (0..=CAP_LAST).filter(|bit| capabilities.ambient & (1 << bit) != 0) {
-        // An ambient capability must be permitted and inheritable; one that is not is left out, as the peers do.
-        if capabilities.permitted & capabilities.inheritable & (1 << capability) != 0 {
-            let raise = libc::PR_CAP_AMBIENT_RAISE as u64;
-            sys::prctl(libc::PR_CAP_AMBIENT, raise, u64::from(capability)).or_at(Step::Capabilities)?;
-        }
+    for capability in (0..u64::BITS).filter(|bit| capabilities.ambient & (1 << bit) != 0) {
+        let raise = libc::PR_CAP_AMBIENT_RAISE as u64;
+        sys::prctl(libc::PR_CAP_AMBIENT, raise, u64::from(capability)).or_at(Step::Capabilities)?;
     }
     Ok(())
 }
@@ -216,7 +214,7 @@ fn exec(process: &Process<'_>, path: &Path) -> Failure {
 
 /// Sends the failure and ends the child.
 pub(crate) fn fail(channel: BorrowedFd<'_>, failure: Failure) -> ! {
-    report(channel, Report::Failed(failure));
+    report_failure(channel, failure, &[]);
     sys::exit(exit_code(failure))
 }
 

@@ -41,7 +41,7 @@ pub struct SchedulerAttributes {
 
 fn check(result: c_long) -> Result<c_long, Errno> {
     if result < 0 {
-        // SAFETY: errno is thread-local, and this is the only thread.
+        // SAFETY: the address is that of this thread's own errno, which lives as long as the thread and is read at once.
         return Err(Errno::from_raw_os_error(unsafe { *libc::__errno_location() }));
     }
     Ok(result)
@@ -82,10 +82,12 @@ pub fn close_on_exec_from(first: u32) -> Result<(), Errno> {
     check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, CLOSE_RANGE_CLOEXEC) }).map(drop)
 }
 
-/// Clears close-on-exec of one descriptor.
-pub fn keep_on_exec(descriptor: RawFd) -> Result<(), Errno> {
-    // SAFETY: F_SETFD changes a flag of a descriptor, which stays open; a wrong number is EBADF.
-    check(unsafe { libc::syscall(libc::SYS_fcntl, descriptor, libc::F_SETFD, 0) }).map(drop)
+/// The number is that of a descriptor which came from our caller: open, and without close-on-exec, as none of ours is.
+#[must_use]
+pub fn is_inherited(descriptor: RawFd) -> bool {
+    // SAFETY: F_GETFD reads a flag and leaves the descriptor to its owner; a number that is none gives EBADF.
+    let flags = check(unsafe { libc::syscall(libc::SYS_fcntl, descriptor, libc::F_GETFD) });
+    flags.is_ok_and(|flags| flags & c_long::from(libc::FD_CLOEXEC) == 0)
 }
 
 /// close(2) of a copy that fork has made of the parent's descriptor.
@@ -102,14 +104,15 @@ pub fn setns(descriptor: BorrowedFd<'_>, flags: u32) -> Result<(), Errno> {
 
 /// unshare(2).
 pub fn unshare(flags: u32) -> Result<(), Errno> {
-    // SAFETY: as for `setns`; CLONE_FILES and CLONE_VM are not among the flags used.
+    // SAFETY: the process has one thread, and neither CLONE_FILES nor CLONE_VM is among the flags used: memory and
+    // descriptors stay what they are.
     check(unsafe { libc::syscall(libc::SYS_unshare, flags as c_int) }).map(drop)
 }
 
 /// Makes the process undumpable, so that no process of a joined context can trace it or open its files
 /// (CVE-2016-9962).
 pub fn shield() -> Result<(), Errno> {
-    // SAFETY: sets an attribute of this process.
+    // SAFETY: the kernel is given numbers, and who may look at this process changes nothing that Rust relies on.
     check(unsafe { libc::syscall(libc::SYS_prctl, libc::PR_SET_DUMPABLE, 0, 0, 0, 0) }).map(drop)
 }
 
@@ -133,23 +136,24 @@ pub fn unblock_signals() {
     }
 }
 
-/// keyctl(2) KEYCTL_JOIN_SESSION_KEYRING.
-pub fn join_session_keyring(name: &CStr) -> Result<(), Errno> {
+/// keyctl(2) KEYCTL_JOIN_SESSION_KEYRING without a name: a new one. By a name another guest's could be met, which has
+/// made one of that name for us to join.
+pub fn new_session_keyring() -> Result<(), Errno> {
     const KEYCTL_JOIN_SESSION_KEYRING: c_int = 1;
-    // SAFETY: the kernel reads a nul-terminated name.
-    check(unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, name.as_ptr(), 0, 0, 0) })
-        .map(drop)
+    // SAFETY: the name is null, which the call takes for none; it reads no memory.
+    check(unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, 0, 0, 0, 0) }).map(drop)
 }
 
 /// personality(2).
 pub fn personality(domain: u64) -> Result<(), Errno> {
-    // SAFETY: sets an attribute of this process.
+    // SAFETY: the kernel is given a number; the layout of memory that it chooses holds from the next execve(2) on.
     check(unsafe { libc::syscall(libc::SYS_personality, domain) }).map(drop)
 }
 
 /// sched_setattr(2) of this process.
 pub fn sched_setattr(attributes: &SchedulerAttributes) -> Result<(), Errno> {
-    // SAFETY: the struct is live and says its own size.
+    // SAFETY: the kernel reads as many bytes as the struct says in its first field, which the parent has set to its size,
+    // and the struct is borrowed for the call.
     check(unsafe { libc::syscall(libc::SYS_sched_setattr, 0, core::ptr::from_ref(attributes), 0) }).map(drop)
 }
 
@@ -163,7 +167,7 @@ pub fn sched_setaffinity(mask: &[u64]) -> Result<(), Errno> {
 /// ioprio_set(2) of this process.
 pub fn ioprio_set(value: i32) -> Result<(), Errno> {
     const IOPRIO_WHO_PROCESS: c_int = 1;
-    // SAFETY: sets an attribute of this process.
+    // SAFETY: the kernel is given numbers, and the order in which it serves this process is none of Rust's affairs.
     check(unsafe { libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, value) }).map(drop)
 }
 
@@ -201,7 +205,7 @@ pub fn capset(sets: &Capabilities) -> Result<(), Errno> {
 
 /// prctl(2) with numbers only.
 pub(crate) fn prctl(option: c_int, two: u64, three: u64) -> Result<(), Errno> {
-    // SAFETY: the options used take numbers, no pointers.
+    // SAFETY: this is private to the crate, and of the options that it is called with none takes a pointer.
     check(unsafe { libc::syscall(libc::SYS_prctl, option, two, three, 0, 0) }).map(drop)
 }
 
@@ -265,7 +269,7 @@ pub fn loopback_up(socket: BorrowedFd<'_>) -> Result<(), Errno> {
 ///
 /// Both arrays end in null, and each pointer in them is a live C string.
 pub unsafe fn execve(path: &CStr, args: *const *const c_char, env: *const *const c_char) -> Errno {
-    // SAFETY: by this function's contract.
+    // SAFETY: the caller of this function vouches for both arrays and the strings in them.
     match check(unsafe { libc::syscall(libc::SYS_execve, path.as_ptr(), args, env) }) {
         Ok(_) => Errno::INVAL,
         Err(error) => error,
@@ -275,7 +279,7 @@ pub unsafe fn execve(path: &CStr, args: *const *const c_char, env: *const *const
 /// exit_group(2): no destructor and no exit handler of the parent's runs in the child.
 pub fn exit(code: i32) -> ! {
     loop {
-        // SAFETY: ends the process.
+        // SAFETY: the process ends here: whatever it has borrowed is used by nobody after this.
         unsafe { libc::syscall(libc::SYS_exit_group, code) };
     }
 }
@@ -303,13 +307,13 @@ pub(crate) fn first<'a>(args: &'a [*const c_char]) -> Option<&'a CStr> {
 
 /// The numbers as rustix's type.
 pub(crate) fn group_ids(groups: &[u32]) -> &[rustix::fs::Gid] {
-    // SAFETY: `Gid` is a transparent wrapper of `u32`.
+    // SAFETY: `Gid` is a transparent wrapper of `u32`, so that the slice has the same layout, and it is borrowed as long.
     unsafe { core::slice::from_raw_parts(groups.as_ptr().cast(), groups.len()) }
 }
 
 /// faccessat2(2) with AT_EACCESS: may the process, as it is now, execute the file?
 pub(crate) fn may_execute(path: &CStr) -> Result<(), Errno> {
-    // SAFETY: the kernel reads a nul-terminated path.
+    // SAFETY: a `CStr` ends in nul, which is as far as the kernel reads, and it is borrowed for the call.
     check(unsafe {
         libc::syscall(libc::SYS_faccessat2, libc::AT_FDCWD, path.as_ptr(), libc::X_OK, libc::AT_EACCESS)
     })

@@ -1,8 +1,8 @@
 //! Keeps the guest from overwriting our own executable through `/proc/self/exe` (CVE-2019-5736).
 //!
 //! A guest that executes `/proc/self/exe` of the child, or a script whose interpreter that is, gets a descriptor of our
-//! file. What decides is whether a write through it could succeed: not from a read-only mount, not for a user who may not
-//! write the file, not with fs-verity. Where it could, the process executes itself once more, through a read-only clone
+//! file. What decides is whether a write through it could succeed: not from a read-only mount, not for a user who may
+//! neither write the file nor permit itself to, not with fs-verity. Where it could, the process executes itself once more, through a read-only clone
 //! of its own mount, before it has done anything: every later descriptor of the file is then read-only, for ever.
 
 use std::env;
@@ -15,8 +15,12 @@ use rustix::fs::{
     Access, AtFlags, CWD, MemfdFlags, Mode, OFlags, SealFlags, StatxAttributes, StatxFlags, accessat,
     fcntl_add_seals, memfd_create, openat, sendfile, statx,
 };
+use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, open_tree};
+use rustix::process::geteuid;
 use vctx_child::sys::{MountAttributes, mount_setattr};
+
+use crate::capability;
 
 const EXE: &str = "/proc/self/exe";
 const MOUNT_ATTR_RDONLY: u64 = 1;
@@ -49,9 +53,10 @@ pub fn protect() -> Result<(), Error> {
 }
 
 fn is_protected() -> bool {
-    // EROFS on a read-only mount, EPERM on an immutable file, EACCES for a user who may not write it.
-    if accessat(CWD, EXE, Access::WRITE_OK, AtFlags::EACCESS).is_err() {
-        return true;
+    match accessat(CWD, EXE, Access::WRITE_OK, AtFlags::EACCESS) {
+        Err(Errno::ROFS) => return true,
+        Err(Errno::ACCESS) if !could_permit_it() => return true,
+        _ => {}
     }
     match statx(CWD, EXE, AtFlags::empty(), StatxFlags::TYPE) {
         Ok(stat) if stat.stx_attributes.contains(StatxAttributes::VERITY) => true,
@@ -61,6 +66,14 @@ fn is_protected() -> bool {
             .is_ok_and(|seals| seals.contains(SealFlags::WRITE)),
         Err(_) => false,
     }
+}
+
+/// Who may not write the file, but may change its mode: its owner, and who has CAP_FOWNER. An override that has not helped
+/// means that the file's ids are not of this user namespace, where no capability counts for it.
+fn could_permit_it() -> bool {
+    let has = |name| capability::bit(name).is_some_and(|bit| capability::permitted() & bit != 0);
+    let is_ours = || rustix::fs::stat(EXE).map_or(true, |stat| stat.st_uid == geteuid().as_raw());
+    !has("DAC_OVERRIDE") && (has("FOWNER") || is_ours())
 }
 
 fn readonly_mount() -> io::Result<OwnedFd> {

@@ -62,7 +62,7 @@ fn attempt() -> Unprivileged {
         let _ = become_nobody();
     }
     let (uid, gid) = (geteuid(), getegid());
-    // SAFETY: unshare changes only this child.
+    // SAFETY: the child that does this has one thread and ends after the trial: no other sees its namespaces change.
     if unsafe { libc::unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNS) } != 0 {
         return Unprivileged::Nothing;
     }

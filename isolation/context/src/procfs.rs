@@ -47,7 +47,9 @@ pub fn identity(pid: i32) -> io::Result<Option<Identity>> {
     parse(&text).map(Some).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
 }
 
-fn parse(line: &[u8]) -> Option<Identity> {
+/// Reads a line of `/proc/PID/stat` (proc_pid_stat(5)); none when it is not as it should be.
+#[must_use]
+pub fn parse(line: &[u8]) -> Option<Identity> {
     // The name, in parentheses, can hold anything: fields are counted from the last closing one.
     let after_name = line.iter().rposition(|&byte| byte == b')')? + 1;
     let mut fields = std::str::from_utf8(&line[after_name..]).ok()?.split_ascii_whitespace();

@@ -346,10 +346,13 @@ impl Handshake {
     ///
     /// [`Error::Died`] when nobody listens any more.
     pub fn order(&self, order: Order) -> Result<(), Error> {
-        match send(&self.socket, &[order as u8], SendFlags::NOSIGNAL) {
+        let sent = rustix::io::retry_on_intr(|| send(&self.socket, &[order as u8], SendFlags::NOSIGNAL));
+        match sent {
             Ok(_) => Ok(()),
             // Whatever the child had to say before it died is still to be read.
-            Err(_) => self.expect(&[]).and(Err(Error::Died)),
+            Err(Errno::PIPE | Errno::CONNRESET) => self.expect(&[]).and(Err(Error::Died)),
+            // It lives, and waits for the order: there is nothing to read.
+            Err(error) => Err(Error::Channel(error.into())),
         }
     }
 
@@ -367,19 +370,27 @@ impl Handshake {
         }
     }
 
-    /// Waits until the child has executed its program: none. A seccomp listener that comes before is given at once, for
-    /// the agent may have to answer before the child can go on; call it again then.
+    /// Waits until the child has done everything but the start: none. A seccomp listener that comes before is given at
+    /// once, for the agent may have to answer before the child can go on; call it again then.
+    ///
+    /// # Errors
+    ///
+    /// The child failed.
+    pub fn ready(&self) -> Result<Option<OwnedFd>, Error> {
+        match self.next()? {
+            Some((Report::Ready, _)) => Ok(None),
+            None => Err(Error::Died),
+            Some(report) => listener(report).map(Some),
+        }
+    }
+
+    /// Waits until the child has executed its program: none. A listener comes before as in [`Handshake::ready`].
     ///
     /// # Errors
     ///
     /// The child failed.
     pub fn executed(&self) -> Result<Option<OwnedFd>, Error> {
-        match self.next()? {
-            None => Ok(None),
-            Some((Report::Listener, More { descriptor: Some(listener), .. })) => Ok(Some(listener)),
-            Some((Report::Failed(failure), more)) => Err(Error::Step { failure, detail: more.detail }),
-            Some(_) => Err(Error::Unexpected),
-        }
+        self.next()?.map(listener).transpose()
     }
 
     /// The next report, with what came along; none at the end of file.
@@ -408,5 +419,14 @@ impl Handshake {
         let (report, detail) = bytes[..length].split_at_checked(REPORT_LENGTH).ok_or(Error::Unexpected)?;
         let report = Report::decode(report).ok_or(Error::Unexpected)?;
         Ok(Some((report, More { descriptor, detail: String::from_utf8_lossy(detail).into_owned() })))
+    }
+}
+
+/// The seccomp listener that came with a report, which can be nothing else but a failure.
+fn listener((report, more): (Report, More)) -> Result<OwnedFd, Error> {
+    match (report, more.descriptor) {
+        (Report::Listener, Some(listener)) => Ok(listener),
+        (Report::Failed(failure), _) => Err(Error::Step { failure, detail: more.detail }),
+        _ => Err(Error::Unexpected),
     }
 }

@@ -4,6 +4,7 @@
 pub(crate) mod process;
 pub(crate) mod root;
 
+use std::collections::BTreeMap;
 use std::ffi::CStr;
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
@@ -38,8 +39,8 @@ pub struct Facts<'a> {
     pub idmaps: Vec<(usize, BorrowedFd<'a>)>,
     /// Hooks run before the root changes.
     pub gate: bool,
-    /// Name of the session keyring.
-    pub keyring: Option<String>,
+    /// See [`vctx_context::child::plan::Process::keyring`].
+    pub keyring: bool,
     /// See [`Setting::start`].
     pub start: Option<BorrowedFd<'a>>,
     /// See [`vctx_context::child::plan::Root::no_pivot`].
@@ -123,7 +124,9 @@ pub fn new_context<'a>(arena: &'a Bump, spec: &Spec, facts: &Facts<'a>) -> Resul
         |kind: LinuxNamespaceType| namespaces.iter().any(|one| one.typ() == kind && one.path().is_none());
     let process = spec.process().as_ref().ok_or_else(|| Error::invalid("process", "is missing"))?;
     let mut sysctl = Vec::new();
-    for (key, value) in linux.and_then(|linux| linux.sysctl().as_ref()).into_iter().flatten() {
+    // In the order of their names: the same configuration always makes the same plan.
+    let wanted = linux.and_then(|linux| linux.sysctl().as_ref()).into_iter().flatten();
+    for (key, value) in wanted.collect::<BTreeMap<_, _>>() {
         let file = if key.contains('/') { key.clone() } else { key.replace('.', "/") };
         sysctl.push((press.text(format!("sys/{file}"))?, &*press.0.alloc_slice_copy(value.as_bytes())));
     }
@@ -144,7 +147,6 @@ pub fn new_context<'a>(arena: &'a Bump, spec: &Spec, facts: &Facts<'a>) -> Resul
         root,
         sysctl: press.list(sysctl),
         gate: facts.gate,
-        keyring: facts.keyring.as_ref().map(|name| press.text(name)).transpose()?,
         start: facts.start,
     };
     Ok(Plan {
@@ -159,7 +161,7 @@ pub fn new_context<'a>(arena: &'a Bump, spec: &Spec, facts: &Facts<'a>) -> Resul
 fn time_offsets(spec: &Spec) -> String {
     let offsets = spec.linux().as_ref().and_then(|linux| linux.time_offsets().as_ref());
     let mut lines = String::new();
-    for (clock, offset) in offsets.into_iter().flatten() {
+    for (clock, offset) in offsets.into_iter().flatten().collect::<BTreeMap<_, _>>() {
         lines.push_str(&format!(
             "{clock} {} {}\n",
             offset.secs().unwrap_or(0),

@@ -54,7 +54,7 @@ pub(crate) fn process<'a>(
         groups: (!facts.no_setgroups)
             .then(|| &*arena.alloc_slice_copy(user.additional_gids().as_deref().unwrap_or_default())),
         umask: user.umask(),
-        capabilities: Some(capabilities(process.capabilities().as_ref(), facts.grantable)),
+        capabilities: Some(capabilities(process.capabilities().as_ref(), facts.grantable).0),
         no_new_privileges: process.no_new_privileges().unwrap_or(false),
         rlimits: press.list(
             process
@@ -73,9 +73,10 @@ pub(crate) fn process<'a>(
         },
         affinity: if first { None } else { final_affinity(arena, process)? },
         label: label(&press, process)?,
+        keyring: facts.keyring,
         seccomp: facts.filter,
         console: facts.console.map(|socket| Console { socket, size }),
-        keep_below: 3 + facts.preserve,
+        keep_below: facts.preserve.saturating_add(3),
     })
 }
 
@@ -88,19 +89,30 @@ fn final_affinity<'a>(arena: &'a Bump, process: &SpecProcess) -> Result<Option<&
     }
 }
 
-/// What cannot be granted is left out: in a restricted environment that is no failure (runtime-spec, "Linux Process").
-fn capabilities(sets: Option<&LinuxCapabilities>, grantable: u64) -> Capabilities {
-    let mask = |set: Option<&Option<oci_spec::runtime::Capabilities>>| {
-        let names = set.and_then(Option::as_ref).into_iter().flatten();
-        grantable & names.filter_map(|name| capability::bit(&name.to_string())).fold(0, |all, bit| all | bit)
+/// The names of the capabilities that the process asks for and does not get in every set that it names.
+pub(crate) fn withheld(process: &SpecProcess, grantable: u64) -> Vec<String> {
+    capability::names(capabilities(process.capabilities().as_ref(), grantable).1)
+}
+
+/// The sets, and what was asked for beside them. What cannot be granted is left out: in a restricted environment that is
+/// no failure, but a warning (runtime-spec, "Linux Process"). The kernel has an inheritable capability lie in the
+/// bounding set, an effective one in the permitted, and an ambient one in both of the latter (capabilities(7)).
+fn capabilities(sets: Option<&LinuxCapabilities>, grantable: u64) -> (Capabilities, u64) {
+    let asked = |set: fn(&LinuxCapabilities) -> &Option<oci_spec::runtime::Capabilities>| {
+        let names = sets.and_then(|sets| set(sets).as_ref()).into_iter().flatten();
+        names.filter_map(|name| capability::bit(&name.to_string())).fold(0, |all, bit| all | bit)
     };
-    Capabilities {
-        bounding: mask(sets.map(LinuxCapabilities::bounding)),
-        effective: mask(sets.map(LinuxCapabilities::effective)),
-        permitted: mask(sets.map(LinuxCapabilities::permitted)),
-        inheritable: mask(sets.map(LinuxCapabilities::inheritable)),
-        ambient: mask(sets.map(LinuxCapabilities::ambient)),
-    }
+    let mut left_out = 0;
+    let mut grant = |asked: u64, of: u64| {
+        left_out |= asked & !of;
+        asked & of
+    };
+    let bounding = grant(asked(LinuxCapabilities::bounding), grantable);
+    let permitted = grant(asked(LinuxCapabilities::permitted), grantable);
+    let inheritable = grant(asked(LinuxCapabilities::inheritable), grantable & bounding);
+    let effective = grant(asked(LinuxCapabilities::effective), permitted);
+    let ambient = grant(asked(LinuxCapabilities::ambient), permitted & inheritable);
+    (Capabilities { bounding, effective, permitted, inheritable, ambient }, left_out)
 }
 
 fn resource(kind: PosixRlimitType) -> u32 {
@@ -151,9 +163,11 @@ pub(crate) fn scheduler(process: &SpecProcess) -> Result<Option<SchedulerAttribu
     Ok(Some(SchedulerAttributes {
         size: size_of::<SchedulerAttributes>() as u32,
         policy,
-        flags: scheduler.flags().iter().flatten().map(bit).sum(),
+        flags: scheduler.flags().iter().flatten().map(bit).fold(0, |all, bit| all | bit),
         nice: scheduler.nice().unwrap_or(0),
-        priority: scheduler.priority().unwrap_or(0) as u32,
+        priority: u32::try_from(scheduler.priority().unwrap_or(0)).map_err(|_| {
+            Error::invalid("process.scheduler.priority", "is negative; priorities begin with 0")
+        })?,
         runtime: scheduler.runtime().unwrap_or(0),
         deadline: scheduler.deadline().unwrap_or(0),
         period: scheduler.period().unwrap_or(0),
@@ -207,7 +221,7 @@ fn memory_policy<'a>(
         Flag::MpolFRelativeNodes => 1 << 14,
         Flag::MpolFStaticNodes => 1 << 15,
     };
-    let flags: i32 = policy.flags().iter().flatten().map(flag).sum();
+    let flags: i32 = policy.flags().iter().flatten().map(flag).fold(0, |all, bit| all | bit);
     let nodes = policy.nodes().as_deref().unwrap_or("");
     Ok((mode | flags, &*arena.alloc_slice_copy(&mask("linux.memoryPolicy.nodes", nodes)?)))
 }
@@ -243,4 +257,24 @@ fn label<'a>(press: &Press<'a>, process: &SpecProcess) -> Result<Option<(&'a CSt
         return Ok(Some((c"self/attr/exec", text(label.clone()))));
     }
     Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flag_that_is_given_twice_is_the_same_flag() {
+        let process: SpecProcess = serde_json::from_str(
+            r#"{"cwd":"/","args":["a"],"user":{"uid":0,"gid":0},"scheduler":{"policy":"SCHED_OTHER",
+                "flags":["SCHED_RESET_ON_FORK","SCHED_RESET_ON_FORK"]}}"#,
+        )
+        .unwrap();
+        assert_eq!(scheduler(&process).unwrap().unwrap().flags, 1);
+        let policy: oci_spec::runtime::LinuxMemoryPolicy = serde_json::from_str(
+            r#"{"mode":"MPOL_BIND","nodes":"0","flags":["MPOL_F_STATIC_NODES","MPOL_F_STATIC_NODES"]}"#,
+        )
+        .unwrap();
+        assert_eq!(memory_policy(&Bump::new(), &policy).unwrap().0, 2 | 1 << 15);
+    }
 }

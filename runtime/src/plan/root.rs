@@ -226,16 +226,13 @@ fn devices<'a>(press: &Press<'a>, spec: &Spec) -> Result<Vec<Device<'a>>> {
                 ));
             }
         };
-        let number = |field, number: i64| {
-            u32::try_from(number.max(0)).map_err(|_| {
-                Error::invalid(format!("linux.devices[{index}].{field}"), format!("is {number}"))
-            })
-        };
+        // Checked by `validate`; a FIFO has none, whatever is written there.
+        let number = |number: i64| u32::try_from(number).unwrap_or(0);
         let path = clean(device.path());
         devices.push(Device {
             path: press.text(&path)?,
             mode: kind | (device.file_mode().unwrap_or(0o666) & 0o7777),
-            number: (number("major", device.major())?, number("minor", device.minor())?),
+            number: (number(device.major()), number(device.minor())),
             owner: (device.uid().unwrap_or(0), device.gid().unwrap_or(0)),
             host: press.text(&path)?,
         });

@@ -3,7 +3,8 @@
 use std::collections::HashSet;
 use std::path::{Component, Path};
 
-use oci_spec::runtime::{Linux, LinuxDeviceType, LinuxNamespaceType, Spec};
+use oci_spec::runtime::{Linux, LinuxDeviceType, LinuxNamespaceType, LinuxResources, Spec};
+use vctx_context::cgroup;
 
 use super::{path, text};
 use crate::{Error, Result};
@@ -31,6 +32,7 @@ pub(super) fn linux(spec: &Spec, linux: &Linux) -> Result<()> {
     }
     let has = |kind: LinuxNamespaceType| namespaces.iter().find(|one| one.typ() == kind);
     let makes = |kind| has(kind).is_some_and(|one| one.path().is_none());
+    let joins = |kind| has(kind).is_some_and(|one| one.path().is_some());
     let needs = |field: &str, kind: LinuxNamespaceType| {
         Err(Error::invalid(
             field,
@@ -50,10 +52,18 @@ pub(super) fn linux(spec: &Spec, linux: &Linux) -> Result<()> {
     {
         return needs("domainname", LinuxNamespaceType::Uts);
     }
+    time_offsets(linux)?;
     if linux.time_offsets().as_ref().is_some_and(|offsets| !offsets.is_empty())
         && !makes(LinuxNamespaceType::Time)
     {
         return needs("linux.timeOffsets", LinuxNamespaceType::Time);
+    }
+    // To set its clocks, the process must for a moment be open to whoever has power over its user namespace, and can see it.
+    if makes(LinuxNamespaceType::Time) && joins(LinuxNamespaceType::User) && !makes(LinuxNamespaceType::Pid) {
+        return Err(Error::invalid(
+            "linux.namespaces",
+            "lists a new time namespace beside a user namespace to join; that takes a new pid namespace too",
+        ));
     }
     mappings(linux, has(LinuxNamespaceType::User).is_some_and(|one| one.path().is_none()))?;
     for (key, value) in linux.sysctl().iter().flatten() {
@@ -65,13 +75,16 @@ pub(super) fn linux(spec: &Spec, linux: &Linux) -> Result<()> {
         return needs("linux.netDevices", LinuxNamespaceType::Network);
     }
     net_devices(&devices)?;
+    parts(linux)
+}
+
+/// What is checked by itself, whatever stands beside it.
+fn parts(linux: &Linux) -> Result<()> {
     if let Some(nodes) = linux.memory_policy().as_ref().and_then(|policy| policy.nodes().as_deref()) {
         crate::plan::process::mask("linux.memoryPolicy.nodes", nodes)?;
     }
     paths(linux)?;
-    if let Some(profile) = linux.seccomp() {
-        vctx_context::seccomp::validate(profile)?;
-    }
+    devices(linux)?;
     if let Some(name) = linux.rootfs_propagation()
         && !name.is_empty()
         && crate::mount::root_propagation(name).is_none()
@@ -80,6 +93,39 @@ pub(super) fn linux(spec: &Spec, linux: &Linux) -> Result<()> {
             "linux.rootfsPropagation",
             format!("is {name:?}; shared, slave, private and unbindable are known"),
         ));
+    }
+    if let Some(label) = linux.mount_label() {
+        text("linux.mountLabel", label)?;
+    }
+    if let Some(group) = linux.cgroups_path() {
+        path("linux.cgroupsPath", group)?;
+    }
+    if let Some(resources) = linux.resources() {
+        self::resources(resources)?;
+    }
+    if let Some(profile) = linux.seccomp() {
+        vctx_context::seccomp::validate(profile)?;
+        if let Some(agent) = profile.listener_path() {
+            path("linux.seccomp.listenerPath", agent)?;
+        }
+    }
+    Ok(())
+}
+
+fn time_offsets(linux: &Linux) -> Result<()> {
+    for (clock, offset) in linux.time_offsets().iter().flatten() {
+        if clock != "monotonic" && clock != "boottime" {
+            return Err(Error::invalid(
+                "linux.timeOffsets",
+                format!("has the clock {clock:?}; monotonic and boottime can be set off"),
+            ));
+        }
+        if offset.nanosecs().is_some_and(|nanoseconds| nanoseconds >= 1_000_000_000) {
+            return Err(Error::invalid(
+                format!("linux.timeOffsets.{clock}.nanosecs"),
+                "is a second or more, and must be below 1000000000",
+            ));
+        }
     }
     Ok(())
 }
@@ -214,6 +260,13 @@ fn paths(linux: &Linux) -> Result<()> {
             }
         }
     }
+    Ok(())
+}
+
+/// The kernel's device numbers have 12 and 20 bits (linux/kdev_t.h); of more it would take the lower ones.
+const NUMBERS: [i64; 2] = [1 << 12, 1 << 20];
+
+fn devices(linux: &Linux) -> Result<()> {
     for (index, device) in linux.devices().iter().flatten().enumerate() {
         if device.typ() == LinuxDeviceType::A {
             return Err(Error::invalid(
@@ -230,6 +283,22 @@ fn paths(linux: &Linux) -> Result<()> {
                 format!("is {:?}, and must be an absolute path without `..`", device.path()),
             ));
         }
+        let numbers = [("major", device.major()), ("minor", device.minor())];
+        for ((name, number), end) in numbers.into_iter().zip(NUMBERS) {
+            if device.typ() != LinuxDeviceType::P && !(0..end).contains(&number) {
+                return Err(Error::invalid(
+                    format!("linux.devices[{index}].{name}"),
+                    format!("is {number}, and must lie between 0 and {}", end - 1),
+                ));
+            }
+        }
     }
     Ok(())
+}
+
+fn resources(resources: &LinuxResources) -> Result<()> {
+    cgroup::validate(resources).map_err(|error| match error {
+        cgroup::Error::Value { field, why } => Error::invalid(format!("linux.resources.{field}"), why),
+        other => Error::Cgroup(other),
+    })
 }

@@ -1,6 +1,9 @@
 //! What a configuration must be, before anything is done. Pure: no system call is made here.
 
+mod hooks;
 mod linux;
+#[cfg(test)]
+mod tests;
 
 use std::path::{Component, Path};
 
@@ -45,6 +48,9 @@ pub fn validate(spec: &Spec) -> Result<()> {
         fake_proc(&field, mount)?;
         idmapped(spec, mount, index)?;
         kind(mount, index)?;
+        if let Some(kind) = mount.typ() {
+            text(&format!("mounts[{index}].type"), kind)?;
+        }
         for option in mount.options().iter().flatten() {
             text(&format!("mounts[{index}].options"), option)?;
         }
@@ -63,6 +69,7 @@ pub fn validate(spec: &Spec) -> Result<()> {
             }
         }
     }
+    hooks::hooks(spec)?;
     match spec.linux() {
         Some(linux) => linux::linux(spec, linux),
         None => Err(Error::invalid("linux", "is missing; a Linux context needs its namespaces at least")),
@@ -133,6 +140,7 @@ pub fn process(field: &str, process: &Process) -> Result<()> {
             format!("is {score}, and must lie between -1000 and 1000"),
         ));
     }
+    affinity(field, process)?;
     crate::plan::process::scheduler(process)?;
     crate::plan::process::io_priority(process)?;
     if let Some(mask) = process.user().umask()
@@ -153,6 +161,16 @@ pub fn process(field: &str, process: &Process) -> Result<()> {
     {
         if let Some(label) = label {
             text(&at(name), label)?;
+        }
+    }
+    Ok(())
+}
+
+fn affinity(field: &str, process: &Process) -> Result<()> {
+    let Some(affinity) = process.exec_cpu_affinity() else { return Ok(()) };
+    for (name, cpus) in [("initial", affinity.initial()), ("final", affinity.cpu_affinity_final())] {
+        if let Some(cpus) = cpus {
+            crate::plan::process::mask(&format!("{field}.execCPUAffinity.{name}"), cpus)?;
         }
     }
     Ok(())

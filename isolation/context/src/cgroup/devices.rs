@@ -143,15 +143,15 @@ impl Cgroup {
 
 /// The policy as version 1 keeps it: a default and the exceptions from it.
 #[derive(Debug, PartialEq, Eq)]
-struct List {
-    allow: bool,
+pub(super) struct List {
+    pub(super) allow: bool,
     /// In the order of the configuration, which the kernel's own list then keeps as well.
-    exceptions: Vec<(Nodes, u8)>,
+    pub(super) exceptions: Vec<(Nodes, u8)>,
 }
 
 impl List {
     /// Flattens the rules, which is possible as long as no rule takes a part out of an earlier exception.
-    fn of(policy: &Policy) -> Result<List, Error> {
+    pub(super) fn of(policy: &Policy) -> Result<List, Error> {
         let mut list = List { allow: policy.allow, exceptions: Vec::new() };
         for rule in &policy.rules {
             if rule.allow != list.allow {
@@ -181,7 +181,7 @@ impl List {
     }
 
     /// Reads `devices.list`. A list that allows by default does not show its exceptions.
-    fn parse(text: &str) -> List {
+    pub(super) fn parse(text: &str) -> List {
         let mut list = List { allow: false, exceptions: Vec::new() };
         for line in text.lines() {
             let mut fields = line.split([' ', ':']);
@@ -258,7 +258,7 @@ impl Writer<'_> {
 }
 
 /// A rule in the words of the kernel, `c 136:* rwm`.
-fn line(nodes: &Nodes, access: u8) -> String {
+pub(super) fn line(nodes: &Nodes, access: u8) -> String {
     let number = |number: Option<u32>| number.map_or("*".to_owned(), |number| number.to_string());
     let kind = if nodes.kind == Kind::Block { 'b' } else { 'c' };
     let mut line = format!("{kind} {}:{} ", number(nodes.major), number(nodes.minor));

@@ -44,6 +44,12 @@ pub enum Error {
         /// What the kernel said.
         source: io::Error,
     },
+    /// The group is somebody's.
+    #[error("the control group {} has processes already; choose another with linux.cgroupsPath", path.display())]
+    Occupied {
+        /// The directory that was asked.
+        path: PathBuf,
+    },
     /// Some of the group's directories are still there.
     #[error("cannot remove the control group {}", path.display())]
     Remove {
@@ -132,9 +138,28 @@ pub enum Error {
     /// The machine's init is another one.
     #[error("systemd is not running on this machine; use the cgroupfs manager (leave --systemd-cgroup away)")]
     NoSystemd,
-    /// The caller has no power over the machine's systemd, and a user's own systemd is not used.
-    #[error("the systemd driver needs root outside user namespaces; use the cgroupfs manager")]
-    SystemdNeedsRoot,
+    /// The caller has no power over the machine's systemd, and none of its own.
+    #[error(
+        "the systemd of user {uid} does not answer at {}: log in, or have `loginctl enable-linger` start it", place.display()
+    )]
+    NoUserSystemd {
+        /// The user, outside of user namespaces.
+        uid: u32,
+        /// Its socket.
+        place: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// An ordinary user cannot move a process from there into a group of its own systemd.
+    #[error(
+        "vctx runs in the control group {}, outside of {}; start it with `systemd-run --user --scope`", own.display(), root.display()
+    )]
+    OutsideUserSystemd {
+        /// Where we are.
+        own: PathBuf,
+        /// What the user's systemd manages.
+        root: PathBuf,
+    },
     /// The systemd driver works with the unified hierarchy alone.
     #[error(
         "the systemd driver needs cgroup v2 alone, and this machine has {mode}; use the cgroupfs manager"

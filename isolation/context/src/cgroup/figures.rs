@@ -128,7 +128,7 @@ fn cpuset(dir: &Path) -> Result<Cpuset, Error> {
 }
 
 /// `0-2,5` as single numbers.
-fn ranges(text: &str) -> Vec<u16> {
+pub(super) fn ranges(text: &str) -> Vec<u16> {
     let range = |part: &str| {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
         Some(first.parse::<u16>().ok()?..=last.parse::<u16>().ok()?)
@@ -221,7 +221,7 @@ fn blkio_v2(dir: &Path) -> Result<Blkio, Error> {
 }
 
 /// `8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=5 dios=6`, one device a line.
-fn io_stat(text: &str) -> Blkio {
+pub(super) fn io_stat(text: &str) -> Blkio {
     let mut blkio = Blkio::default();
     for line in text.lines() {
         let mut words = line.split_whitespace();
@@ -270,7 +270,10 @@ fn hugetlb(dir: &Path, usage: &str) -> Result<BTreeMap<String, Hugetlb>, Error> 
 
 /// `some avg10=0.00 avg60=0.00 avg300=0.00 total=0`, then `full`; absent or unreadable where the kernel has it off.
 fn pressure(dir: &Path, name: &str) -> Option<Pressure> {
-    let text = file::read(&dir.join(name)).ok()?;
+    stalls(&file::read(&dir.join(name)).ok()?)
+}
+
+pub(super) fn stalls(text: &str) -> Option<Pressure> {
     let mut pressure = Pressure::default();
     for line in text.lines() {
         let mut words = line.split_whitespace();

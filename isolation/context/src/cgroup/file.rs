@@ -1,11 +1,13 @@
 //! Control files: whole reads, single writes. cgroupfs takes one value per write(2) and reports by its result, so a
 //! value is never split or retried here.
 
+use std::ffi::CStr;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use rustix::buffer::spare_capacity;
-use rustix::fs::{Mode, OFlags, open};
+use rustix::fs::{Mode, OFlags, open, openat};
 use rustix::io::Errno;
 
 use super::Error;
@@ -13,17 +15,25 @@ use super::Error;
 /// The whole text of a control file. The kernel knows no size for these files beforehand; nearly all fit into the first
 /// read.
 pub(super) fn read(path: &Path) -> Result<String, Error> {
-    let mut text = Vec::with_capacity(4096);
-    let result = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).and_then(|file| {
-        while rustix::io::read(&file, spare_capacity(&mut text))? > 0 {
-            text.reserve(1024);
-        }
-        Ok(())
-    });
-    let text = result.map_err(io::Error::from).and_then(|()| {
+    let text = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).and_then(whole);
+    let text = text.map_err(io::Error::from).and_then(|text| {
         String::from_utf8(text).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
     });
     text.map_err(|source| Error::Read { path: path.into(), source })
+}
+
+/// The same of a file in an open group; what is not text is left out.
+pub(super) fn read_in(group: &OwnedFd, name: &CStr) -> Result<String, Errno> {
+    let text = openat(group, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).and_then(whole)?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
+fn whole(file: OwnedFd) -> Result<Vec<u8>, Errno> {
+    let mut text = Vec::with_capacity(4096);
+    while rustix::io::read(&file, spare_capacity(&mut text))? > 0 {
+        text.reserve(1024);
+    }
+    Ok(text)
 }
 
 /// The text of a control file, or `None` when the file or its group is not there.

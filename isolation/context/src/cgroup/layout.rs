@@ -95,8 +95,11 @@ fn usual(membership: &str) -> Option<Layout> {
     for entry in &entries {
         if entry.controllers.is_empty() {
             let point = root.join("unified");
-            if magic(&point) == Some(V2_MAGIC) {
-                v2 = Some(entry.at(point)?);
+            match rustix::fs::statfs(&point) {
+                Ok(stat) if stat.f_type == V2_MAGIC => v2 = Some(entry.at(point)?),
+                Ok(_) | Err(rustix::io::Errno::NOENT) => {}
+                // A hierarchy that cannot be looked at is not absent: the mount table knows.
+                Err(_) => return None,
             }
             continue;
         }
@@ -142,7 +145,8 @@ impl Entry<'_> {
 fn entries(membership: &str) -> impl Iterator<Item = Entry<'_>> {
     membership.lines().filter_map(|line| {
         let mut fields = line.splitn(3, ':').skip(1);
-        Some(Entry { controllers: fields.next()?, path: fields.next()? })
+        let entry = Entry { controllers: fields.next()?, path: fields.next()? };
+        entry.path.starts_with('/').then_some(entry)
     })
 }
 
@@ -156,7 +160,7 @@ fn magic(path: &Path) -> Option<i64> {
 }
 
 /// The layout from the texts of `/proc/self/cgroup` and `/proc/self/mountinfo` (proc_pid_mountinfo(5)).
-fn parse(membership: &str, mountinfo: &str) -> Option<Layout> {
+pub(super) fn parse(membership: &str, mountinfo: &str) -> Option<Layout> {
     let mut v1: Vec<Mount> = Vec::new();
     let mut v2 = None;
     for line in mountinfo.lines() {
@@ -259,6 +263,12 @@ mod tests {
         assert_eq!(own("/docker/abc"), "/");
         assert_eq!(own("/docker/abc/x"), "/x");
         assert_eq!(own("/docker/abcd"), "/");
+    }
+
+    #[test]
+    fn a_membership_without_a_path_is_none() {
+        let mounts = "31 1 0:3 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n";
+        assert!(parse("3:cpu:name=systemd:/b\n", mounts).is_none());
     }
 
     #[test]

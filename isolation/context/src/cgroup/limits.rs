@@ -7,6 +7,7 @@ use std::path::Path;
 use oci_spec::runtime::{LinuxMemory, LinuxResources};
 use rustix::io::Errno;
 
+use super::validate::controller;
 use super::{Cgroup, Error, Home, Mode, file, v1, v2};
 
 /// One value for one control file.
@@ -204,15 +205,7 @@ impl Cgroup {
         entries.sort_unstable();
         for (name, value) in entries {
             let field = format!("unified.{name}");
-            // A control file is CONTROLLER.NAME; anything else could leave the directory or move processes.
-            let controller = match name.split_once('.') {
-                Some((controller, rest))
-                    if !controller.is_empty() && !rest.is_empty() && !name.contains('/') =>
-                {
-                    controller
-                }
-                _ => return Err(Error::Value { field, why: "is not the name of a control file".into() }),
-            };
+            let controller = controller(name)?;
             let Some(dir) = self.v2_dir() else {
                 return Err(self.missing(field, "the unified hierarchy"));
             };

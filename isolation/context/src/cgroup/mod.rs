@@ -12,6 +12,8 @@ mod error;
 mod figures;
 mod file;
 mod freeze;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod layout;
 mod limits;
 mod oom;
@@ -22,6 +24,7 @@ mod systemd;
 mod tree;
 mod v1;
 mod v2;
+mod validate;
 
 use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
@@ -38,6 +41,7 @@ pub use stats::{
     Stats, Throttling,
 };
 pub use tree::Created;
+pub use validate::validate;
 
 /// The parent of the groups whose path nobody chose.
 const OWN_PARENT: &str = "vctx";
@@ -67,6 +71,15 @@ struct Hierarchy {
     /// Where the hierarchy is mounted.
     point: PathBuf,
     dir: PathBuf,
+}
+
+/// A place below a context's group, in the hierarchies of some controllers or in all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subgroup {
+    /// Names such as `cpu` and `name=systemd`; none stands for all hierarchies.
+    pub controllers: Vec<String>,
+    /// Path below the context's group; `/` is that group.
+    pub path: String,
 }
 
 /// Where a controller's files are, for this group.
@@ -126,19 +139,42 @@ impl Cgroup {
         })
     }
 
-    /// The group at `path` below this one, such as the one that `exec --cgroup` names; `/` is this one.
-    pub fn child(&self, path: &str) -> Result<Cgroup, Error> {
-        let relative = path.trim_start_matches('/');
-        if relative.is_empty() {
-            return Ok(self.clone());
+    /// The group whose directories are those that `places` name below this one's, such as `exec --cgroup` does. A
+    /// hierarchy that none of them names stays as it is.
+    pub fn below(&self, places: &[Subgroup]) -> Result<Cgroup, Error> {
+        let mut group = self.clone();
+        (group.own_parent, group.scope) = (false, None);
+        let mut taken = vec![false; self.hierarchies().count()];
+        for place in places {
+            let relative = place.path.trim_start_matches('/');
+            if !relative.is_empty() {
+                check(Path::new(relative))?;
+            }
+            let mut unknown = place.controllers.clone();
+            let hierarchies = self.hierarchies().zip(group.v1.iter_mut().chain(&mut group.v2));
+            for ((own, hierarchy), taken) in hierarchies.zip(&mut taken) {
+                let here = own.controllers()?;
+                if !place.controllers.is_empty() && !place.controllers.iter().any(|name| here.contains(name))
+                {
+                    continue;
+                }
+                unknown.retain(|name| !here.contains(name));
+                let wanted = own.dir.join(relative);
+                if *taken && hierarchy.dir != wanted {
+                    return Err(Error::Path {
+                        path: place.path.clone(),
+                        why: "is the second for its hierarchy",
+                    });
+                }
+                (hierarchy.dir, *taken) = (wanted, true);
+            }
+            if let Some(name) = unknown.first() {
+                return Err(
+                    self.missing(format!("the group {}", place.path), format!("the {name} controller"))
+                );
+            }
         }
-        check(Path::new(relative))?;
-        let mut child = self.clone();
-        (child.own_parent, child.scope) = (false, None);
-        for hierarchy in child.v1.iter_mut().chain(&mut child.v2) {
-            hierarchy.dir.push(relative);
-        }
-        Ok(child)
+        Ok(group)
     }
 
     /// The group in which `pid` is, where that is below this one in a hierarchy or this one is gone, else this one. A context that manages
@@ -231,6 +267,17 @@ impl Cgroup {
         sources
     }
 
+    /// As every plan makes it: below the top of each hierarchy. What was stored can be damaged, and groups are emptied by
+    /// killing.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        let below = |hierarchy: &Hierarchy| {
+            let inner = hierarchy.dir.strip_prefix(&hierarchy.point);
+            hierarchy.point.is_absolute() && inner.is_ok_and(|inner| check(inner).is_ok())
+        };
+        self.hierarchies().next().is_some() && self.hierarchies().all(below)
+    }
+
     fn hierarchies(&self) -> impl DoubleEndedIterator<Item = &Hierarchy> {
         self.v1.iter().chain(&self.v2)
     }
@@ -255,6 +302,19 @@ impl Cgroup {
 
     fn missing(&self, field: impl Into<String>, what: impl Into<String>) -> Error {
         Error::Missing { field: field.into(), what: what.into(), mode: self.mode }
+    }
+}
+
+impl Hierarchy {
+    /// What it controls. Version 2 says so in the group, where a controller is present or not.
+    fn controllers(&self) -> Result<Vec<String>, Error> {
+        match self.controllers.as_slice() {
+            [] => {
+                let present = file::read_if_present(&self.dir.join("cgroup.controllers"))?;
+                Ok(present.unwrap_or_default().split_whitespace().map(String::from).collect())
+            }
+            names => Ok(names.to_vec()),
+        }
     }
 }
 

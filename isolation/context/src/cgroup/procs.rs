@@ -1,6 +1,7 @@
 //! The group's processes: listing, signalling, killing.
 
 use std::collections::HashSet;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::thread::sleep;
 use std::time::Duration;
@@ -103,21 +104,29 @@ fn signal_listed(dir: &Path, signal: Signal) -> Result<Vec<i32>, Error> {
     Ok(held.into_iter().map(|(pid, _)| pid).collect())
 }
 
-/// The pids below `dir`.
+/// The pids in `dir`, and below it when `recursive`.
 fn list(dir: &Path, recursive: bool, pids: &mut Vec<i32>) -> Result<(), Error> {
-    match file::read(&dir.join("cgroup.procs")) {
-        Ok(text) => {
-            pids.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()).filter(|pid| *pid > 0))
-        }
-        // The processes of a threaded group are listed by the domain above it.
-        Err(Error::Read { source, .. }) if Errno::from_io_error(&source) == Some(Errno::OPNOTSUPP) => {}
-        Err(error) if error.is_absent() => return Ok(()),
-        Err(error) => return Err(error),
-    }
+    let mut add = |text: &str| {
+        pids.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()).filter(|pid| *pid > 0));
+    };
     if recursive {
-        for child in tree::children(dir) {
-            list(&child, true, pids)?;
-        }
+        let mut enter = |group: &OwnedFd| match file::read_in(group, c"cgroup.procs") {
+            Ok(text) => {
+                add(&text);
+                Ok(())
+            }
+            // The processes of a threaded group are listed by the domain above it.
+            Err(Errno::OPNOTSUPP | Errno::NOENT | Errno::NODEV) => Ok(()),
+            Err(error) => Err(error),
+        };
+        let walked = tree::walk(dir, &mut enter, &mut |_, _| Ok(()));
+        return walked.map_err(|errno| Error::Read { path: dir.into(), source: errno.into() });
+    }
+    match file::read(&dir.join("cgroup.procs")) {
+        Ok(text) => add(&text),
+        Err(Error::Read { source, .. }) if Errno::from_io_error(&source) == Some(Errno::OPNOTSUPP) => {}
+        Err(error) if error.is_absent() => {}
+        Err(error) => return Err(error),
     }
     Ok(())
 }

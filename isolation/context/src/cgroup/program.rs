@@ -52,10 +52,10 @@ pub(super) fn replace(dir: &Path, policy: &Policy) -> Result<(), Error> {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Instruction {
-    code: u8,
-    registers: u8,
-    offset: i16,
-    constant: i32,
+    pub(super) code: u8,
+    pub(super) registers: u8,
+    pub(super) offset: i16,
+    pub(super) constant: i32,
 }
 
 // Registers: the verdict and the first argument are the kernel's choice.

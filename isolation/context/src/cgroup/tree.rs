@@ -1,11 +1,13 @@
 //! Making and removing the group's directories in every hierarchy.
 
+use std::ffi::{CStr, CString};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;
 
-use rustix::fs::Mode as FileMode;
+use rustix::fs::{AtFlags, Dir, FileType, Mode as FileMode, OFlags, open, openat, unlinkat};
 use rustix::io::Errno;
 
 use super::{Cgroup, Error, Hierarchy, Mode, file};
@@ -52,6 +54,10 @@ impl Cgroup {
                     inherit(&hierarchy.point, &hierarchy.dir, file)?;
                 }
             }
+        }
+        // Whoever is in there would be limited, frozen and in the end killed along with the context.
+        if existed && !self.procs(true)?.is_empty() {
+            return Err(Error::Occupied { path: self.census().into() });
         }
         if let (Mode::V2, Some(unified)) = (self.mode, &self.v2) {
             enable_all(unified)?;
@@ -219,26 +225,68 @@ fn has_word(path: &Path, word: &str) -> Result<bool, Error> {
 
 /// Removes a group and its children, deepest first.
 fn remove_tree(dir: &Path) -> Result<(), Errno> {
+    let absent_is_fine = |result| if result == Err(Errno::NOENT) { Ok(()) } else { result };
     match rustix::fs::rmdir(dir) {
         Err(Errno::BUSY | Errno::NOTEMPTY) => {}
-        Err(Errno::NOENT) => return Ok(()),
-        result => return result,
+        result => return absent_is_fine(result),
     }
-    for child in children(dir) {
-        remove_tree(&child)?;
-    }
-    match rustix::fs::rmdir(dir) {
-        Err(Errno::NOENT) => Ok(()),
-        result => result,
-    }
+    walk(dir, &mut |_| Ok(()), &mut |parent, name| {
+        absent_is_fine(unlinkat(parent, name, AtFlags::REMOVEDIR))
+    })?;
+    absent_is_fine(rustix::fs::rmdir(dir))
 }
 
-/// The groups directly below `dir`; none when it is gone.
-pub(super) fn children(dir: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
-    entries
-        .flatten()
-        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
-        .map(|entry| entry.path())
-        .collect()
+/// Goes over a group and all below it: `enter` is called with each, and `leave` with the parent and the name of each
+/// below when it and its own children were gone over. A guest with groups of its own can nest them deeper than a path
+/// can say, and than a process may have open files: one descriptor goes down and up. A group that is gone is passed over.
+pub(super) fn walk(
+    dir: &Path,
+    enter: &mut dyn FnMut(&OwnedFd) -> Result<(), Errno>,
+    leave: &mut dyn FnMut(&OwnedFd, &CStr) -> Result<(), Errno>,
+) -> Result<(), Errno> {
+    const FLAGS: OFlags =
+        OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+    let mut current = match open(dir, FLAGS, FileMode::empty()) {
+        Err(Errno::NOENT) => return Ok(()),
+        opened => opened?,
+    };
+    enter(&current)?;
+    // What is still to be visited on each level, and the names of the levels entered.
+    let mut pending = vec![children(&current)?];
+    let mut names: Vec<CString> = Vec::new();
+    while let Some(level) = pending.last_mut() {
+        if let Some(name) = level.pop() {
+            match openat(&current, &name, FLAGS, FileMode::empty()) {
+                Err(Errno::NOENT) => continue,
+                child => current = child?,
+            }
+            enter(&current)?;
+            pending.push(children(&current)?);
+            names.push(name);
+        } else {
+            pending.pop();
+            if let Some(name) = names.pop() {
+                current = openat(&current, c"..", FLAGS, FileMode::empty())?;
+                leave(&current, &name)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The names of the groups directly below.
+fn children(dir: &OwnedFd) -> Result<Vec<CString>, Errno> {
+    let mut names = Vec::new();
+    for entry in Dir::read_from(dir)? {
+        let entry = match entry {
+            // The group was removed meanwhile.
+            Err(Errno::NODEV | Errno::NOENT) => break,
+            entry => entry?,
+        };
+        let name = entry.file_name();
+        if entry.file_type() == FileType::Directory && name != c"." && name != c".." {
+            names.push(name.to_owned());
+        }
+    }
+    Ok(names)
 }

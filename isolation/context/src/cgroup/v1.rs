@@ -198,7 +198,11 @@ pub(super) fn page_size(limit: &LinuxHugepageLimit) -> Result<&str, Error> {
     let size = limit.page_size().as_str();
     let digits = ["KB", "MB", "GB"].iter().find_map(|unit| size.strip_suffix(unit));
     match digits {
-        Some(digits) if !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()) => Ok(size),
+        Some(digits)
+            if (1..=20).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit()) =>
+        {
+            Ok(size)
+        }
         _ => Err(Error::Value {
             field: "hugepageLimits.pageSize".into(),
             why: format!("{size:?} is not a page size such as 2MB"),
@@ -246,10 +250,11 @@ pub(super) fn net_priorities(network: &LinuxNetwork) -> Result<Vec<Setting>, Err
 
 /// A name that goes into a line of a control file must not be able to bring more words or lines.
 fn one_word(field: &str, name: &str) -> Result<(), Error> {
-    if name.is_empty() || name.contains(|c: char| c.is_whitespace() || c.is_control()) {
+    if name.is_empty() || name.len() > 255 || name.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        let shown: String = name.chars().take(40).collect();
         return Err(Error::Value {
             field: field.into(),
-            why: format!("names {name:?}, which is not one word"),
+            why: format!("names {shown:?}, which is not one word of up to 255 bytes"),
         });
     }
     Ok(())

@@ -3,17 +3,19 @@
 //! An entry is `header | key | program`. The key is all of the profile that libseccomp reads, and it is compared byte by
 //! byte, so a profile that is made to collide with another one's hash finds nothing. What the kernel offers is not part
 //! of it: every action is older (5.0) than the clone3(2) that vctx needs, and flags are no part of the program.
-//! Concurrent writers each rename a complete file; whoever is last wins, with the same bytes.
+//! Concurrent writers each link a complete file; whoever is last wins, with the same bytes.
 
-use std::fs::{DirBuilder, OpenOptions, rename};
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use libc::sock_filter;
 use libseccomp::ScmpVersion;
 use oci_spec::runtime::LinuxSeccomp;
+use rustix::fs::{AtFlags, CWD, linkat, unlink};
+use rustix::io::Errno;
 
 use super::{architecture, bpf};
 
@@ -65,19 +67,25 @@ impl Key {
     /// Keeps the program for the next time. A full, read-only or forbidden folder costs only that time, so errors end
     /// here.
     pub(super) fn store(&self, folder: &Path, program: &[sock_filter]) {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
         let _ = DirBuilder::new().recursive(true).mode(0o700).create(folder);
-        let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = self.file_name();
-        let temporary = folder.join(format!(".{name}.{}.{count}", std::process::id()));
-        let Ok(mut file) = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)
-        else {
-            return;
-        };
-        let written = file.write_all(&self.seal(program));
-        if written.and_then(|()| rename(&temporary, folder.join(name))).is_err() {
-            let _ = std::fs::remove_file(&temporary);
-        }
+        let path = folder.join(self.file_name());
+        let _ = self.write(folder, program).and_then(|file| {
+            let link = || linkat(CWD, own_path(&file), CWD, &path, AtFlags::SYMLINK_FOLLOW);
+            match link() {
+                // An entry that could not be used, or a concurrent writer's, which has the same bytes.
+                Err(Errno::EXIST) => unlink(&path).and_then(|()| link()),
+                result => result,
+            }
+            .map_err(Into::into)
+        });
+    }
+
+    /// The whole entry in a file without a name: a killed process leaves nothing.
+    fn write(&self, folder: &Path, program: &[sock_filter]) -> std::io::Result<File> {
+        let mut file =
+            OpenOptions::new().write(true).custom_flags(libc::O_TMPFILE).mode(0o600).open(folder)?;
+        file.write_all(&self.seal(program))?;
+        Ok(file)
     }
 
     /// The whole entry for a program.
@@ -133,6 +141,11 @@ fn current_compiler() -> [u8; 8] {
     let mut compiler = [0; 8];
     compiler.as_chunks_mut::<4>().0.copy_from_slice(&words);
     compiler
+}
+
+/// The name under which an open file can be linked (open(2), O_TMPFILE).
+fn own_path(file: &File) -> String {
+    format!("/proc/self/fd/{}", file.as_raw_fd())
 }
 
 /// Names files and finds damage, eight bytes at a time. Not cryptographic, and nothing rests on it being so.

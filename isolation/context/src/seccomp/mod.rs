@@ -8,6 +8,8 @@ mod architecture;
 mod bpf;
 mod cache;
 mod default;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod lower;
 mod ranges;
 mod validate;
@@ -32,6 +34,8 @@ pub struct Filter {
     pub flags: u32,
     /// Who is to get the descriptor that seccomp(2) returns.
     pub listener: Option<Listener>,
+    /// There is a listener, and the filter lets a process that has loaded it still wait for its start.
+    pub early: bool,
 }
 
 /// The agent that answers the notifications of a filter.
@@ -49,9 +53,14 @@ pub enum Error {
     /// Every call would wait for the agent, also those that hand the listener over.
     #[error("seccomp: SCMP_ACT_NOTIFY cannot be the default action; name the syscalls to notify")]
     NotifyByDefault,
-    /// The process needs write(2) to hand the listener over, and would wait for an agent that has no listener yet.
-    #[error("seccomp: SCMP_ACT_NOTIFY cannot be used on `write`, which is needed to hand the listener over")]
-    NotifyOnWrite,
+    /// The process needs the call to hand the listener over, and would wait for an agent that has no listener yet.
+    #[error(
+        "seccomp: SCMP_ACT_NOTIFY cannot be used on `{syscall}`, which is needed to hand the listener over"
+    )]
+    NotifyOnHandOver {
+        /// The call.
+        syscall: String,
+    },
     /// Nobody would answer.
     #[error("seccomp: `{syscall}` uses SCMP_ACT_NOTIFY, but listenerPath is not set")]
     NotifyWithoutListener {
@@ -150,7 +159,8 @@ pub fn compile(profile: &LinuxSeccomp, cache: Option<&Path>) -> Result<Option<Fi
             program
         }
     };
-    Ok(Some(Filter { program, flags, listener }))
+    let early = listener.is_some() && BEFORE_START.iter().all(|call| lets_pass(profile, call));
+    Ok(Some(Filter { program, flags, listener, early }))
 }
 
 /// The filter of [`default_profile`] with these capabilities. Where they unlock what [`DEFAULT_CAPABILITIES`] do, it is in
@@ -158,9 +168,26 @@ pub fn compile(profile: &LinuxSeccomp, cache: Option<&Path>) -> Result<Option<Fi
 pub fn compile_default(capabilities: u64, cache: Option<&Path>) -> Result<Option<Filter>, Error> {
     let prebuilt = if default::is_usual(capabilities) { cache::prebuilt_default() } else { None };
     match prebuilt {
-        Some(program) => Ok(Some(Filter { program, flags: WITHOUT_FLAGS as u32, listener: None })),
+        Some(program) => {
+            Ok(Some(Filter { program, flags: WITHOUT_FLAGS as u32, listener: None, early: false }))
+        }
         None => compile(&default_profile(capabilities), cache),
     }
+}
+
+/// What a process calls between its filter and its program: it hands the listener over, waits for `start`, and without
+/// no_new_privs it still has to drop its capabilities.
+const BEFORE_START: [&str; 6] = ["sendmsg", "sendto", "recvfrom", "accept4", "capset", "prctl"];
+
+/// The call goes through, whatever its arguments, if need be by the agent's leave.
+fn lets_pass(profile: &LinuxSeccomp, call: &str) -> bool {
+    use LinuxSeccompAction::{ScmpActAllow, ScmpActLog, ScmpActNotify};
+    let passes = |action| matches!(action, ScmpActAllow | ScmpActLog | ScmpActNotify);
+    let rules = profile.syscalls().iter().flatten();
+    let of_call: Vec<_> = rules.filter(|rule| rule.names().iter().any(|name| name == call)).collect();
+    of_call.iter().all(|rule| passes(rule.action()))
+        && (passes(profile.default_action())
+            || of_call.iter().any(|rule| rule.args().as_ref().is_none_or(Vec::is_empty)))
 }
 
 /// With an architecture list the filter still has a job: it keeps all other architectures out.

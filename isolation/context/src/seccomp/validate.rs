@@ -38,8 +38,9 @@ fn check(rule: &LinuxSyscall) -> Result<(), Error> {
         if name.is_empty() || name.contains('\0') {
             return Err(Error::Name { name: name.clone() });
         }
-        if notify && name == "write" {
-            return Err(Error::NotifyOnWrite);
+        // The first is ours, the second runc's: a profile must work with both.
+        if notify && ["sendmsg", "write"].contains(&name.as_str()) {
+            return Err(Error::NotifyOnHandOver { syscall: name.clone() });
         }
     }
     let syscall = rule.names().first().map_or("a rule without names", String::as_str);

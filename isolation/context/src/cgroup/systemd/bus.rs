@@ -67,11 +67,64 @@ pub(super) struct Refusal {
     pub(super) text: String,
 }
 
-/// True for root outside any user namespace, whom the machine's systemd takes orders from.
-fn is_host_root() -> bool {
-    let map = file::read(Path::new("/proc/self/uid_map")).unwrap_or_default();
-    let whole = map.split_whitespace().eq(["0", "0", "4294967295"]);
-    rustix::process::geteuid().is_root() && whole
+/// The systemd that takes orders from us: the machine's from root, and from everyone else the user's own. In a user
+/// namespace of one, as engines make it, we are who its maps say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Manager {
+    System,
+    User(u32),
+}
+
+impl Manager {
+    pub(super) fn ours() -> Result<Manager, Error> {
+        let map = file::read(Path::new("/proc/self/uid_map"))?;
+        match outside(&map, rustix::process::geteuid().as_raw()) {
+            Some(0) => Ok(Manager::System),
+            Some(uid) => Ok(Manager::User(uid)),
+            None => Err(Error::NoSystemd),
+        }
+    }
+
+    fn uid(self) -> u32 {
+        match self {
+            Manager::System => 0,
+            Manager::User(uid) => uid,
+        }
+    }
+
+    /// The folder of the group that it manages, below the root of the hierarchy.
+    pub(super) fn root(self) -> PathBuf {
+        match self {
+            Manager::System => PathBuf::new(),
+            Manager::User(uid) => format!("user.slice/user-{uid}.slice/user@{uid}.service").into(),
+        }
+    }
+
+    /// Its message bus, and its own socket.
+    fn sockets(self) -> [PathBuf; 2] {
+        match self {
+            Manager::System => ["/run/dbus/system_bus_socket", "/run/systemd/private"].map(PathBuf::from),
+            Manager::User(uid) => {
+                let folder = std::env::var_os("XDG_RUNTIME_DIR").filter(|folder| !folder.is_empty());
+                let folder = folder.map_or_else(|| format!("/run/user/{uid}").into(), PathBuf::from);
+                [folder.join("bus"), folder.join("systemd/private")]
+            }
+        }
+    }
+}
+
+/// What a user id of ours is outside of our user namespace (user_namespaces(7)).
+fn outside(map: &str, uid: u32) -> Option<u32> {
+    map.lines().find_map(|line| {
+        let mut numbers = line.split_whitespace().map(str::parse::<u32>);
+        let (Some(Ok(inside)), Some(Ok(outside)), Some(Ok(length))) =
+            (numbers.next(), numbers.next(), numbers.next())
+        else {
+            return None;
+        };
+        let offset = uid.checked_sub(inside).filter(|offset| *offset < length)?;
+        outside.checked_add(offset)
+    })
 }
 
 /// A call as it goes over the line.
@@ -115,32 +168,33 @@ impl Body {
 }
 
 impl Bus {
-    /// Connects to the manager of the machine, through the message bus or, where none runs, directly. A machine with
-    /// another init has neither.
+    /// Connects to our manager, through the message bus or, where none runs, directly. A machine with another init has
+    /// neither, and a user who has not logged in has none.
     pub(super) fn connect() -> Result<Bus, Error> {
-        let places = ["/run/dbus/system_bus_socket", "/run/systemd/private"].map(PathBuf::from);
         if !Path::new("/run/systemd/system").exists() {
             return Err(Error::NoSystemd);
         }
-        if !is_host_root() {
-            return Err(Error::SystemdNeedsRoot);
-        }
-        let mut first = None;
-        for (place, direct) in places.into_iter().zip([false, true]) {
-            match Bus::open(&place, direct) {
+        let manager = Manager::ours()?;
+        let mut last = None;
+        for (place, direct) in manager.sockets().into_iter().zip([false, true]) {
+            match Bus::open(&place, manager.uid(), direct) {
                 Ok(bus) => return Ok(bus),
-                Err(source) => drop(first.get_or_insert(Error::Bus { step: "connect to", source })),
+                Err(source) => last = Some((place, source)),
             }
         }
-        Err(first.unwrap_or(Error::NoSystemd))
+        match (last, manager) {
+            (Some((place, source)), Manager::User(uid)) => Err(Error::NoUserSystemd { uid, place, source }),
+            (Some((_, source)), Manager::System) => Err(Error::Bus { step: "connect to", source }),
+            (None, _) => Err(Error::NoSystemd),
+        }
     }
 
-    fn open(place: &Path, direct: bool) -> io::Result<Bus> {
+    fn open(place: &Path, uid: u32, direct: bool) -> io::Result<Bus> {
         let stream = UnixStream::connect(place)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         let mut bus = Bus { stream, serial: 0, signals: VecDeque::new() };
-        bus.authenticate()?;
+        bus.authenticate(uid)?;
         if !direct {
             let daemon = ("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus");
             let ended = format!("type='signal',interface='{MANAGER}',member='JobRemoved'");
@@ -152,9 +206,8 @@ impl Bus {
     }
 
     /// Our user id is vouched for by the kernel (D-Bus specification, "Authentication Protocol").
-    fn authenticate(&mut self) -> io::Result<()> {
-        let uid = rustix::process::geteuid().as_raw().to_string();
-        let hex: String = uid.bytes().map(|digit| format!("{digit:02x}")).collect();
+    fn authenticate(&mut self, uid: u32) -> io::Result<()> {
+        let hex: String = uid.to_string().bytes().map(|digit| format!("{digit:02x}")).collect();
         self.stream.write_all(format!("\0AUTH EXTERNAL {hex}\r\n").as_bytes())?;
         let mut line = Vec::new();
         while !line.ends_with(b"\r\n") {
@@ -259,5 +312,20 @@ impl Bus {
             }
         }
         Ok(message)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed test may panic")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn root_of_a_user_namespace_is_the_user_that_its_map_names() {
+        assert_eq!(outside("         0          0 4294967295\n", 0), Some(0));
+        let engine = "         0       1000          1\n         1     100000      65536\n";
+        assert_eq!(outside(engine, 0), Some(1000));
+        assert_eq!(outside(engine, 8), Some(100_007));
+        assert_eq!(outside(engine, 70_000), None);
     }
 }

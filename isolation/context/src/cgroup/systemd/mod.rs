@@ -15,10 +15,11 @@ use zvariant::Value;
 
 use super::{Cgroup, Error, Hierarchy, Layout, Mode, file, layout};
 use crate::spawn::Placeholder;
-use bus::{Answer, Bus};
+use bus::{Answer, Bus, Manager};
 
-/// The slice of the groups whose path nobody chose.
-const OWN_SLICE: &str = "system.slice";
+/// The slice of the groups whose path nobody chose: of the machine's systemd, and of a user's.
+const SYSTEM_SLICE: &str = "system.slice";
+const USER_SLICE: &str = "user.slice";
 /// What their names begin with.
 const OWN_PREFIX: &str = "vctx";
 /// The longest name of a unit, in bytes (systemd.unit(5)).
@@ -33,24 +34,31 @@ pub(super) struct Scope {
 
 impl Cgroup {
     /// As [`Cgroup::plan`], for a scope that systemd makes. `cgroups_path` has the form that other runtimes read:
-    /// `SLICE:PREFIX:NAME`, for the unit `PREFIX-NAME.scope` in `SLICE`. Without one it is `system.slice:vctx:ID`.
+    /// `SLICE:PREFIX:NAME`, for the unit `PREFIX-NAME.scope` in `SLICE`. Without one it is `system.slice:vctx:ID`, or
+    /// `user.slice:vctx:ID` for an ordinary user, whose own systemd makes it.
     pub fn plan_scope(layout: &Layout, cgroups_path: Option<&str>, id: &str) -> Result<Cgroup, Error> {
+        let manager = Manager::ours()?;
+        let own_slice = if manager == Manager::System { SYSTEM_SLICE } else { USER_SLICE };
         let (slice, prefix, name) = match cgroups_path.filter(|path| !path.is_empty()) {
             Some(path) => parts(path)?,
-            None => (OWN_SLICE, OWN_PREFIX, id),
+            None => (own_slice, OWN_PREFIX, id),
         };
-        let point = match (&layout.v2, layout.mode) {
-            (Some(mount), Mode::V2) => mount.point.clone(),
+        let (point, own) = match (&layout.v2, layout.mode) {
+            (Some(mount), Mode::V2) => (mount.point.clone(), Path::new(mount.own.trim_start_matches('/'))),
             _ => return Err(Error::SystemdNeedsV2 { mode: layout.mode }),
         };
+        // A process is moved by who may write both groups and the one above them (cgroups(7), "Delegation").
+        if !own.starts_with(manager.root()) {
+            return Err(Error::OutsideUserSystemd { own: own.into(), root: manager.root() });
+        }
         let refuse = |why| Error::Path { path: cgroups_path.unwrap_or(id).into(), why };
-        let slice = if slice.is_empty() { OWN_SLICE } else { slice };
+        let slice = if slice.is_empty() { own_slice } else { slice };
         let folders = expand(slice).ok_or_else(|| refuse("names no slice, such as system.slice"))?;
         let unit = unit(prefix, name);
         if name.is_empty() || unit.len() > LONGEST_NAME {
             return Err(refuse("makes no name of a unit: it is empty or longer than 255 bytes"));
         }
-        let dir = point.join(folders).join(&unit);
+        let dir = point.join(manager.root()).join(folders).join(&unit);
         Ok(Cgroup {
             mode: layout.mode,
             v1: Vec::new(),

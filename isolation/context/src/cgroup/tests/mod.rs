@@ -150,6 +150,11 @@ fn layout() -> Layout {
     }
 }
 
+/// A place in all hierarchies.
+fn below(path: &str) -> Subgroup {
+    Subgroup { controllers: Vec::new(), path: path.into() }
+}
+
 fn planned(path: Option<&str>, id: &str) -> Result<Vec<String>, Error> {
     let group = Cgroup::plan(&layout(), path, id)?;
     Ok(group.directories().map(|(_, dir)| dir.display().to_string()).collect())
@@ -207,7 +212,7 @@ fn a_second_create_finds_the_group_and_a_second_remove_nothing() {
 #[test]
 fn a_failed_create_leaves_no_directory() {
     let Some(fixture) = Fixture::new("undo") else { return };
-    let mut broken = fixture.group.child("a/b").unwrap();
+    let mut broken = fixture.group.below(&[below("a/b")]).unwrap();
     let last = broken.v2.as_mut().or(broken.v1.last_mut()).unwrap();
     last.point = "/proc".into();
     last.dir = "/proc/nowhere".into();
@@ -265,7 +270,7 @@ fn the_group_around_a_process_is_the_child_group_it_moved_to() {
         fixture.group.around(pid as i32).unwrap().hierarchies().collect::<Vec<_>>(),
         hierarchies(&fixture)
     );
-    let inner = fixture.group.child("init.scope").unwrap();
+    let inner = fixture.group.below(&[below("init.scope")]).unwrap();
     inner.create().unwrap();
     for hierarchy in inner.hierarchies() {
         file::write(&hierarchy.dir.join("cgroup.procs"), &pid.to_string(), "test").unwrap();
@@ -366,7 +371,7 @@ fn a_frozen_group_does_not_run_until_it_is_thawed() {
 fn removal_takes_the_children_along_and_waits_for_the_dying() {
     let Some(mut fixture) = Fixture::new("remove") else { return };
     fixture.spawn(FORKING);
-    fixture.group.child("a/b").unwrap().create().unwrap();
+    fixture.group.below(&[below("a/b")]).unwrap().create().unwrap();
     until(|| fixture.group.procs(true).unwrap().len() > 5);
     fixture.group.kill_all().unwrap();
     fixture.group.remove().unwrap();

@@ -1,0 +1,285 @@
+//! The devices of a network: the bridge, and a veth pair for each context, whose far end is made in the context's network
+//! namespace. With the namespace the pair goes; nothing of it has to be undone.
+
+use std::fs;
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
+use netlink_packet_route::link::{
+    BridgeStpState, InfoBridge, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage as Message};
+use rustix::net::{AddressFamily as Family, SocketFlags, SocketType, netdevice, socket_with};
+
+use crate::network::{Definition, GATEWAY};
+use crate::wire::{Wire, own};
+use crate::{Error, Result, Subnet, rules};
+
+/// The device of a context.
+const INSIDE: &str = "eth0";
+
+/// Its number there. It is chosen here, so that nothing has to be asked between the requests; the first ones may belong to
+/// what the kernel puts into every namespace (`net.core.fb_tunnels_only_for_init_net`).
+const INSIDE_INDEX: u32 = 64;
+
+/// Brings a network up, as far as it is not: bridge, settings of the kernel, rules. Gives the number of the bridge. The
+/// rules come last and so say that all is there. `leases` are those whose ports a new bridge has to take in.
+///
+/// # Errors
+///
+/// The kernel refuses, or nft is missing.
+pub fn up(network: &Definition, leases: impl FnOnce() -> Result<Vec<u32>>) -> Result<u32> {
+    let name = network.bridge();
+    let bridge = match index(&name)? {
+        Some(bridge) => bridge,
+        None => {
+            let wire = Wire::here().map_err(Error::link("make the bridge", &name))?;
+            wire.change_all(vec![(new_bridge(network), NLM_F_CREATE | NLM_F_EXCL)])
+                .map_err(Error::link("make the bridge", &name))?;
+            let bridge = index(&name)?.ok_or_else(|| {
+                Error::link("make the bridge", &name)(io::Error::from(io::ErrorKind::NotFound))
+            })?;
+            addresses(&wire, network, bridge)?;
+            for lease in leases()? {
+                // A port whose context has just ended is gone.
+                let _ = enslave(&wire, &network.port(lease), bridge);
+            }
+            bridge
+        }
+    };
+    if !rules::are_there(network)? {
+        // Where the step after the bridge was not reached.
+        let wire = Wire::here().map_err(Error::link("set up the bridge", &name))?;
+        addresses(&wire, network, bridge)?;
+        settings(network)?;
+        rules::make(network)?;
+    }
+    Ok(bridge)
+}
+
+/// Bridge and rules of a network are there.
+///
+/// # Errors
+///
+/// The kernel does not answer.
+pub fn is_up(network: &Definition) -> Result<bool> {
+    Ok(index(&network.bridge())?.is_some() && rules::are_there(network)?)
+}
+
+/// Puts a context on the bridge: a veth pair, addresses and routes. Two packets of requests: one to the context's
+/// namespace, one to the host's.
+///
+/// # Errors
+///
+/// The kernel refuses.
+pub fn attach(network: &Definition, bridge: u32, lease: u32, namespace: BorrowedFd<'_>) -> Result<()> {
+    let port = network.port(lease);
+    let failed = || Error::link("make the network device", &port);
+    let host = own().map_err(failed())?;
+    let here = Wire::here().map_err(failed())?;
+    let there = Wire::there(namespace).map_err(failed())?;
+    let mut made = there.change_all(inside(network, lease, host.as_fd()));
+    if made.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AlreadyExists) {
+        // The namespace of who had the lease before is still going, or somebody holds it. The address is no longer theirs.
+        delete(&here, &port)?;
+        made = there.change_all(inside(network, lease, host.as_fd()));
+    }
+    made.map_err(failed())?;
+    let mut link = up_message(0);
+    link.attributes.push(LinkAttribute::IfName(port.clone()));
+    link.attributes.push(LinkAttribute::Controller(bridge));
+    here.change(Message::SetLink(link), 0).map_err(Error::link("attach to its bridge", &port))
+}
+
+/// What is asked of the kernel in the context's namespace. The pair is made from there, because only the end that is made
+/// first can be given a number, by which the further requests go.
+fn inside(network: &Definition, lease: u32, host: BorrowedFd<'_>) -> Vec<(Message, u16)> {
+    let mut port = LinkMessage::default();
+    port.attributes.push(LinkAttribute::IfName(network.port(lease)));
+    port.attributes.push(LinkAttribute::NetNsFd(host.as_raw_fd()));
+    port.attributes.extend(network.mtu.map(LinkAttribute::Mtu));
+    let mut pair = LinkMessage::default();
+    pair.header.index = INSIDE_INDEX;
+    pair.attributes.push(LinkAttribute::IfName(INSIDE.into()));
+    pair.attributes.push(LinkAttribute::Address(network.mac(lease).to_vec()));
+    pair.attributes.extend(network.mtu.map(LinkAttribute::Mtu));
+    pair.attributes.push(LinkAttribute::LinkInfo(vec![
+        LinkInfo::Kind(InfoKind::Veth),
+        LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(port))),
+    ]));
+    let new = NLM_F_CREATE | NLM_F_EXCL;
+    // A device with a peer cannot be born up: the peer is not there yet (veth_open in linux/drivers/net/veth.c).
+    let mut requests = vec![(Message::NewLink(pair), new), (Message::SetLink(up_message(INSIDE_INDEX)), 0)];
+    requests.extend(network.subnets().map(|subnet| (address(INSIDE_INDEX, subnet, lease), new)));
+    if !network.internal {
+        requests.extend(network.subnets().map(|subnet| (default_route(subnet.nth(GATEWAY)), new)));
+    }
+    requests
+}
+
+/// Removes the bridge of a network, if there is one.
+///
+/// # Errors
+///
+/// The kernel refuses.
+pub fn remove(network: &Definition) -> Result<()> {
+    let name = network.bridge();
+    delete(&Wire::here().map_err(Error::link("remove", &name))?, &name)
+}
+
+fn delete(wire: &Wire, name: &str) -> Result<()> {
+    let mut link = LinkMessage::default();
+    link.attributes.push(LinkAttribute::IfName(name.into()));
+    match wire.change(Message::DelLink(link), 0) {
+        // ENODEV: it is gone.
+        Err(error) if error.raw_os_error() != Some(19) => {
+            Err(Error::link("remove the network device", name)(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The number of a device of the caller's namespace (netdevice(7), SIOCGIFINDEX).
+///
+/// # Errors
+///
+/// No socket can be made.
+pub fn index(name: &str) -> Result<Option<u32>> {
+    let look = || {
+        let socket = socket_with(Family::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+        match netdevice::name_to_index(&socket, name) {
+            Err(rustix::io::Errno::NODEV) => Ok(None),
+            result => result.map(Some),
+        }
+    };
+    look().map_err(|error: rustix::io::Errno| Error::link("look for", name)(error.into()))
+}
+
+fn new_bridge(network: &Definition) -> Message {
+    let mut link = up_message(0);
+    link.attributes.push(LinkAttribute::IfName(network.bridge()));
+    // Without one of its own it takes that of a port, and another when the port goes.
+    link.attributes.push(LinkAttribute::Address(network.mac(GATEWAY).to_vec()));
+    link.attributes.extend(network.mtu.map(LinkAttribute::Mtu));
+    // A port forwards at once: there are no loops that a spanning tree would have to look for.
+    let data = vec![InfoBridge::StpState(BridgeStpState::Disabled), InfoBridge::ForwardDelay(0)];
+    link.attributes.push(LinkAttribute::LinkInfo(vec![
+        LinkInfo::Kind(InfoKind::Bridge),
+        LinkInfo::Data(InfoData::Bridge(data)),
+    ]));
+    Message::NewLink(link)
+}
+
+fn up_message(index: u32) -> LinkMessage {
+    let mut link = LinkMessage::default();
+    link.header.index = index;
+    link.header.flags = LinkFlags::Up;
+    link.header.change_mask = LinkFlags::Up;
+    link
+}
+
+fn enslave(wire: &Wire, port: &str, bridge: u32) -> Result<()> {
+    let mut link = LinkMessage::default();
+    link.attributes.push(LinkAttribute::IfName(port.into()));
+    link.attributes.push(LinkAttribute::Controller(bridge));
+    wire.change(Message::SetLink(link), 0).map_err(Error::link("attach to its bridge", port))
+}
+
+fn addresses(wire: &Wire, network: &Definition, bridge: u32) -> Result<()> {
+    let add = |subnet| (address(bridge, subnet, GATEWAY), NLM_F_CREATE | NLM_F_REPLACE);
+    let added = wire.change_all(network.subnets().map(add).collect());
+    added.map_err(Error::link("give its addresses to", &network.bridge()))
+}
+
+fn address(device: u32, subnet: Subnet, number: u32) -> Message {
+    let address = subnet.nth(number);
+    let mut message = AddressMessage::default();
+    message.header.family = family(address);
+    message.header.prefix_len = subnet.prefix();
+    message.header.index = device;
+    message.attributes.push(AddressAttribute::Address(address));
+    message.attributes.push(AddressAttribute::Local(address));
+    match address {
+        IpAddr::V4(_) => {
+            let broadcast = subnet.nth(subnet.last() + 1);
+            if let IpAddr::V4(broadcast) = broadcast {
+                message.attributes.push(AddressAttribute::Broadcast(broadcast));
+            }
+        }
+        // Leases are unique: nothing has to be detected, and the address works at once.
+        IpAddr::V6(_) => message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad)),
+    }
+    Message::NewAddress(message)
+}
+
+fn default_route(gateway: IpAddr) -> Message {
+    let mut route = RouteMessage::default();
+    route.header.address_family = family(gateway);
+    route.header.table = RouteHeader::RT_TABLE_MAIN;
+    route.header.protocol = RouteProtocol::Static;
+    route.header.scope = RouteScope::Universe;
+    route.header.kind = RouteType::Unicast;
+    route.attributes.push(RouteAttribute::Gateway(RouteAddress::from(gateway)));
+    route.attributes.push(RouteAttribute::Oif(INSIDE_INDEX));
+    Message::NewRoute(route)
+}
+
+fn family(address: IpAddr) -> AddressFamily {
+    if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
+}
+
+/// What the kernel has to be told beside. Forwarding is of the whole machine, and stays on when the network goes: others
+/// may count on it.
+fn settings(network: &Definition) -> Result<()> {
+    let bridge = network.bridge();
+    if network.v4.is_some() && !network.internal {
+        set(Path::new("/proc/sys/net/ipv4/ip_forward"), "1")?;
+    }
+    let own = PathBuf::from("/proc/sys/net/ipv6/conf").join(&bridge);
+    if network.v6.is_none() {
+        return if own.exists() { set(&own.join("disable_ipv6"), "1") } else { Ok(()) };
+    }
+    set(&own.join("accept_ra"), "0")?;
+    if !network.internal {
+        keep_router_advertisements()?;
+        set(Path::new("/proc/sys/net/ipv6/conf/all/forwarding"), "1")?;
+    }
+    Ok(())
+}
+
+/// A machine that forwards ignores router advertisements, and loses its own default route, unless the setting is 2
+/// (Documentation/networking/ip-sysctl.rst, `accept_ra`).
+fn keep_router_advertisements() -> Result<()> {
+    let folder = Path::new("/proc/sys/net/ipv6/conf");
+    if read(&folder.join("all/forwarding")) == "1" {
+        return Ok(());
+    }
+    let devices = fs::read_dir(folder).map_err(Error::file("read", folder))?;
+    for device in devices.flatten().filter(|device| device.file_name() != "all") {
+        let path = device.path().join("accept_ra");
+        if read(&path) == "1" {
+            set(&path, "2")?;
+        }
+    }
+    Ok(())
+}
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_default().trim().to_owned()
+}
+
+/// Writes a setting unless it is so already: /proc/sys may be read-only where all is well.
+pub(crate) fn set(path: &Path, value: &str) -> Result<()> {
+    if read(path) == value {
+        return Ok(());
+    }
+    let sysctl = |source| Error::Sysctl { path: path.into(), value: value.into(), source };
+    fs::write(path, value).map_err(sysctl)
+}

@@ -1,0 +1,136 @@
+//! What can fail on a network: one variant a step, with the name or path that it failed on.
+
+use std::io;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use crate::Subnet;
+
+/// A failed step.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The name is not one.
+    #[error(
+        "{0:?} is no name of a network: lower-case letters, digits and _ - . make one, a letter first, 32 at most"
+    )]
+    Name(String),
+    /// There is no such network.
+    #[error(
+        "there is no network {0:?}; `vctx network ls` shows those that there are, `vctx network create {0}` makes it"
+    )]
+    Absent(String),
+    /// The name is taken.
+    #[error("the network {0:?} exists already; remove it, or choose another name")]
+    Exists(String),
+    /// It is in use.
+    #[error("the network {name:?} is in use by {}; delete them first", users.join(", "))]
+    InUse {
+        /// Its name.
+        name: String,
+        /// Ids of contexts.
+        users: Vec<String>,
+    },
+    /// A subnet is too small.
+    #[error("the subnet {0} is too small; four addresses are the least")]
+    Small(Subnet),
+    /// Two subnets of one family.
+    #[error("{0} and {1} are of one family; a network has one subnet of IPv4 and one of IPv6")]
+    Family(Subnet, Subnet),
+    /// A subnet overlaps with what there is.
+    #[error("the subnet {subnet} overlaps with {other}; choose another, or leave --subnet out")]
+    Overlap {
+        /// As asked for.
+        subnet: Subnet,
+        /// A network or a route, and what it is.
+        other: String,
+    },
+    /// No subnet is free.
+    #[error("no private subnet is free on this machine; give one with --subnet")]
+    NoSubnet,
+    /// All addresses are taken.
+    #[error(
+        "the network {0:?} has no free address; delete contexts, or make a network with a larger --subnet (a bridge has 1023 ports)"
+    )]
+    Exhausted(String),
+    /// A wanted address is not of the network.
+    #[error("--ip {address}: is not an address for contexts of the network {network:?}, which has {subnets}")]
+    Foreign {
+        /// As asked for.
+        address: IpAddr,
+        /// Name of the network.
+        network: String,
+        /// Its subnets.
+        subnets: String,
+    },
+    /// A wanted address is taken.
+    #[error("--ip {address}: is in use by {holder}")]
+    Taken {
+        /// As asked for.
+        address: IpAddr,
+        /// Who has it.
+        holder: String,
+    },
+    /// A file of a network.
+    #[error("cannot {action} {}", path.display())]
+    File {
+        /// The verb of the sentence.
+        action: &'static str,
+        /// File or folder.
+        path: PathBuf,
+        /// Cause.
+        source: io::Error,
+    },
+    /// A definition is not as we write it.
+    #[error("the definition in {} is damaged; correct or remove it", path.display())]
+    Damaged {
+        /// File.
+        path: PathBuf,
+        /// Where and why.
+        source: serde_json::Error,
+    },
+    /// A setting of the kernel.
+    #[error("cannot write {value} to {}, which networks need", path.display())]
+    Sysctl {
+        /// File below /proc/sys.
+        path: PathBuf,
+        /// What was to be written.
+        value: String,
+        /// Cause.
+        source: io::Error,
+    },
+    /// The kernel refuses a device, an address or a route.
+    #[error("cannot {action} {name:?}")]
+    Link {
+        /// The verb of the sentence.
+        action: &'static str,
+        /// Name of the device.
+        name: String,
+        /// Cause.
+        source: io::Error,
+    },
+    /// nft is missing.
+    #[error("cannot run nft, which makes the rules of a network; install the package nftables")]
+    NoNft(#[source] io::Error),
+    /// nft refuses.
+    #[error("nft refuses the rules of the network {name:?}: {message}")]
+    Nft {
+        /// Name of the network.
+        name: String,
+        /// First line of what it says.
+        message: String,
+    },
+}
+
+impl Error {
+    /// For `map_err`: a file of a network.
+    pub(crate) fn file(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Error {
+        let path = path.into();
+        move |source| Error::File { action, path, source }
+    }
+
+    /// For `map_err`: a device.
+    pub(crate) fn link(action: &'static str, name: &str) -> impl FnOnce(io::Error) -> Error {
+        let name = name.to_owned();
+        move |source| Error::Link { action, name, source }
+    }
+}
