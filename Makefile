@@ -33,7 +33,7 @@ BUILD_NEEDS = cc=gcc /usr/lib/$(MULTIARCH)/libc.a=libc6-dev /usr/lib/$(MULTIARCH
 TEST_NEEDS = /usr/share/doc/busybox-static=busybox-static conmon=conmon containerd=containerd crun=crun \
 	dockerd=docker.io ip=iproute2 nft=nftables nginx=nginx-light nsenter=util-linux patch=patch podman=podman \
 	prlimit=util-linux ps=procps python3=python3 runc=runc tini-static=tini newuidmap=uidmap \
-	skopeo=skopeo umoci=umoci
+	docker-registry=docker-registry openssl=openssl skopeo=skopeo umoci=umoci
 FUZZ_NEEDS = c++=g++
 BENCH_NEEDS = /usr/share/doc/busybox-static=busybox-static bwrap=bubblewrap crun=crun runc=runc \
 	nginx=nginx-light sqlite3=sqlite3 strace=strace wrk=wrk xz=xz-utils \
@@ -51,9 +51,10 @@ quickstart: build ## build, and run a command in a context made of this machine
 	@test ! -e /etc/only-in-the-context && echo "and on this machine there is no such file"
 
 .PHONY: build
-build: setup-build ## build the release binary
+build: setup-build ## build the release binaries
 	VCTX_COMMIT=$(COMMIT) $(CARGO) build --release --bin vctx
-	@echo "built $(VCTX)"
+	$(CARGO) build --release --package vctx-registry
+	@echo "built $(VCTX) and vctx-registry beside it"
 
 .PHONY: check
 check: setup-build ## formatting, lints, documentation, licences
@@ -69,6 +70,7 @@ check: setup-build ## formatting, lints, documentation, licences
 .PHONY: test
 test: setup-test ## all tests: of the crates, then of the behaviour with real processes and engines
 	$(CARGO) test --workspace --lib --bins
+	$(CARGO) build --package vctx-registry
 	$(CARGO) test --workspace --test tests -- $(TESTS)
 
 .PHONY: test-peers
@@ -129,6 +131,7 @@ man: setup-build ## write man pages and shell completions
 install: ## install what `make build man` has made below PREFIX [/usr/local]
 	@test -x $(VCTX) -a -e $(DOCS)/vctx.1 || { echo "run 'make build man' first" >&2; exit 1; }
 	install -D -m 755 $(VCTX) $(DESTDIR)$(PREFIX)/bin/vctx
+	install -m 755 $(VCTX)-registry $(DESTDIR)$(PREFIX)/bin/vctx-registry
 	install -d $(DESTDIR)$(PREFIX)/share/man/man1
 	install -m 644 $(DOCS)/*.1 $(DESTDIR)$(PREFIX)/share/man/man1
 	install -D -m 644 $(DOCS)/vctx.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/vctx

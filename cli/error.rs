@@ -16,14 +16,20 @@ pub(crate) enum Error {
     /// What its root is made of.
     #[error(transparent)]
     Storage(#[from] vctx_storage::Error),
-    /// A network.
-    #[error(transparent)]
-    Network(#[from] vctx_netns::Error),
     /// Images.
     #[error(transparent)]
     Image(#[from] vctx_storage::image::Error),
     #[error("cannot enter a user namespace, in which an ordinary user's images are kept")]
     Apart(#[source] io::Error),
+    #[error(
+        "vctx-registry, which talks to registries, is neither beside vctx nor in PATH; `make build` makes it, `make install` installs it"
+    )]
+    NoRegistryProgram,
+    #[error("cannot run vctx-registry, which talks to registries")]
+    RegistryProgram(#[source] io::Error),
+    /// A network.
+    #[error(transparent)]
+    Network(#[from] vctx_netns::Error),
     #[error("cannot find the bundle {}; give its folder with --bundle", path.display())]
     Bundle { path: PathBuf, source: io::Error },
     #[error("cannot send the pidfd to {}", path.display())]

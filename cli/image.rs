@@ -1,7 +1,9 @@
 //! `vctx image`: takes images in and out of the store, lists and looks after them.
 //!
-//! An ordinary user's layers hold files of the ids of a user namespace, so what changes the store is done by the root of
+//! `registry` hands over to the program that talks to registries. An ordinary user's layers hold files of the ids of a user namespace, so what changes the store is done by the root of
 //! one with the same ids as the contexts will have.
+
+mod registry;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -33,6 +35,8 @@ pub(crate) fn run(global: &Global, verb: ImageVerb) -> Result<ExitCode, Error> {
     let store = Store::new(&place.store);
     let apart = |work: &dyn Fn(Unpack) -> Result<u8, Error>| apart(global, work);
     match verb {
+        ImageVerb::Pull(args) => apart(&|how| registry::pull(&store, &args, how)),
+        ImageVerb::Push(args) => apart(&|how| registry::push(&store, &args, how)),
         ImageVerb::Import(args) => apart(&|how| import(&store, &args, how)),
         ImageVerb::Export(args) => apart(&|_| export(&store, &args)),
         ImageVerb::Ls(args) => list(&store, &args),

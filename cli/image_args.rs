@@ -18,6 +18,10 @@ pub(crate) struct ImageArgs {
 /// What to do with images.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ImageVerb {
+    /// Fetch an image from a registry.
+    Pull(PullArgs),
+    /// Send an image to a registry.
+    Push(PushArgs),
     /// Take in an OCI layout, an archive of `docker save`, or an archive of a root file system.
     Import(ImportArgs),
     /// Write an image to a file or folder.
@@ -32,6 +36,50 @@ pub(crate) enum ImageVerb {
     Fsck(FsckArgs),
     /// Remove what no image and no context needs.
     Gc(GcArgs),
+}
+
+/// How a registry is talked to.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct RegistryArgs {
+    /// File with credentials [default: those of podman and docker].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) authfile: Option<PathBuf>,
+    /// Folder with certificates of authorities (*.crt), beside those of the machine.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) cert_dir: Option<PathBuf>,
+    /// Insist on TLS and on a certificate that is valid, but for plain HTTP on this machine's own loopback.
+    #[arg(long, value_name = "BOOL", default_value_t = true, num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub(crate) tls_verify: bool,
+    /// Show no progress.
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PullArgs {
+    #[command(flatten)]
+    pub(crate) registry: RegistryArgs,
+    /// Which of several platforms [default: this machine's].
+    #[arg(long, value_name = "OS/ARCHITECTURE")]
+    pub(crate) platform: Option<Platform>,
+    /// How much a layer may unpack to, in bytes [default: 128g, and nine tenths of the free disk].
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) limit: Option<Size>,
+    /// Name of the image, such as debian:13 or registry.example.org/team/app.
+    #[arg(value_name = "NAME")]
+    pub(crate) name: Reference,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PushArgs {
+    #[command(flatten)]
+    pub(crate) registry: RegistryArgs,
+    /// Name or id of the image.
+    #[arg(value_name = "IMAGE")]
+    pub(crate) image: String,
+    /// Name in the registry [default: that of the image].
+    #[arg(value_name = "NAME")]
+    pub(crate) name: Option<Reference>,
 }
 
 #[derive(Debug, Args)]

@@ -101,6 +101,8 @@ fn runtime_for_everybody() -> &'static PathBuf {
     COPY.get_or_init(|| {
         let copy = rootfs::workspace().join("vctx");
         fs::copy(runtime(), &copy).unwrap();
+        // The program for registries is missing where only this one was built.
+        let _ = fs::copy(runtime().with_file_name("vctx-registry"), copy.with_file_name("vctx-registry"));
         copy
     })
 }

@@ -38,6 +38,8 @@ pub enum Need {
     Program(&'static str),
     /// A file or folder of this machine's kernel or init.
     Path(&'static str),
+    /// A program of ours beside the runtime, and the package that it is built from.
+    Beside(&'static str),
     /// A machine without this file or folder.
     NoPath(&'static str),
     /// Linux of this version, or a later one.
@@ -50,6 +52,9 @@ impl Need {
             Need::Root if !nix::unistd::geteuid().is_root() => Some("needs root".into()),
             Need::Vctx if peer() != "vctx" => Some(format!("vctx only, and {} is under test", peer())),
             Need::Program(name) if which(name).is_none() => Some(format!("needs the program {name}")),
+            Need::Beside(name) if !runtime().with_file_name(name).exists() => {
+                Some(format!("needs {name}: cargo build --package {name}"))
+            }
             Need::Path(path) if !Path::new(path).exists() => Some(format!("this machine has no {path}")),
             Need::NoPath(path) if Path::new(path).exists() => Some(format!("this machine has {path}")),
             Need::Linux(major, minor) if kernel() < (major, minor) => {

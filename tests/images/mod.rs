@@ -5,13 +5,14 @@ mod broken;
 mod hostile;
 mod made;
 mod peers;
+mod registries;
 mod runs;
 mod shared;
 
 use crate::harness::Case;
 
 pub fn cases() -> Vec<Case> {
-    [hostile::cases(), broken::cases(), runs::cases(), shared::cases(), peers::cases()]
+    [hostile::cases(), broken::cases(), runs::cases(), shared::cases(), peers::cases(), registries::cases()]
         .into_iter()
         .flatten()
         .collect()

@@ -123,6 +123,9 @@ pub enum Error {
         /// The layer.
         digest: Digest,
     },
+    /// What a registry, or the way to it, says.
+    #[error(transparent)]
+    Origin(Box<dyn std::error::Error + Send + Sync>),
     /// Name of an image.
     #[error(transparent)]
     Reference(#[from] super::reference::Malformed),

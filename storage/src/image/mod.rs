@@ -20,6 +20,7 @@ mod joint;
 pub mod layers;
 pub mod lookup;
 pub mod reference;
+pub mod remote;
 pub mod source;
 pub mod spec;
 pub mod store;

@@ -281,6 +281,11 @@ impl Partial {
         Ok(())
     }
 
+    /// Leaves it unfinished.
+    pub(super) fn leave(mut self) {
+        self.kept = true;
+    }
+
     /// Removes what a killed writer has left in the folder.
     pub(super) fn empty(&self) -> Result<(), Error> {
         let fail = Error::file("empty", &self.path);

@@ -1,0 +1,53 @@
+//! What can go wrong between here and a registry; a variant is a failed step.
+
+use std::io;
+use std::path::PathBuf;
+
+use vctx_storage::image;
+
+/// Why a pull or a push failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("vctx and vctx-registry are of different versions; install them together")]
+    Job(#[source] serde_json::Error),
+    #[error(transparent)]
+    Image(#[from] image::Error),
+    #[error("cannot reach the registry {host}")]
+    Reach { host: String, source: Box<ureq::Error> },
+    #[error("{what}: the registry answered {status}{}", with(message))]
+    Status { what: String, status: u16, message: String },
+    #[error(
+        "{name} is not in the registry, or not for you{}; `docker login` and `podman login` write credentials that are read here",
+        with(message)
+    )]
+    Denied { name: String, message: String },
+    #[error("{0} is not in the registry")]
+    Absent(String),
+    #[error("{what}: the registry's answer makes no sense: {reason}")]
+    Answer { what: String, reason: &'static str },
+    #[error("the registry {0} wants a token from {1}, which is not reached by TLS")]
+    PlainRealm(String, String),
+    #[error("{what} broke off {times} times")]
+    Broken { what: String, times: u32, source: Box<Error> },
+    #[error("cannot read {}", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error("{} holds no credentials as docker and podman write them", path.display())]
+    Credentials { path: PathBuf, source: serde_json::Error },
+    #[error("the credential helper docker-credential-{helper} failed{}", with(message))]
+    Helper { helper: String, message: String },
+    #[error("{}: cannot be used as certificate", path.display())]
+    Certificate { path: PathBuf, source: Box<ureq::Error> },
+}
+
+fn with(message: &str) -> String {
+    if message.is_empty() { String::new() } else { format!(" ({message})") }
+}
+
+impl From<Error> for image::Error {
+    fn from(error: Error) -> image::Error {
+        match error {
+            Error::Image(error) => error,
+            error => image::Error::Origin(Box::new(error)),
+        }
+    }
+}
