@@ -259,6 +259,8 @@ fn settings(network: &Definition) -> Result<()> {
         return if own.exists() { set(&own.join("disable_ipv6"), "1") } else { Ok(()) };
     }
     set(&own.join("accept_ra"), "0")?;
+    // Until its link-local address is its own, for a second or two, a bridge asks for no neighbour on behalf of others.
+    set(&own.join("accept_dad"), "0")?;
     if !network.internal {
         keep_router_advertisements()?;
         set(Path::new("/proc/sys/net/ipv6/conf/all/forwarding"), "1")?;
