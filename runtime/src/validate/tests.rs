@@ -49,7 +49,7 @@ fn facts(null: &std::io::Stdin) -> Facts<'_> {
         cgroup_links: Vec::new(),
         idmaps: Vec::new(),
         gate: true,
-        keyring: None,
+        keyring: false,
         start: None,
         no_pivot: false,
         proc: null.as_fd(),
