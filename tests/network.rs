@@ -277,7 +277,7 @@ fn the_rules_of_others_are_untouched() {
                    table ip nat { chain POSTROUTING { type nat hook postrouting priority 100; }; };";
     run(host.inside("nft").arg(foreign)).ok();
     run(Command::new("ip").args(["-n", &host.name, "link", "add", "br7", "type", "bridge"])).ok();
-    let rules = || run(host.inside("nft").args(["list", "ruleset"])).ok().stdout;
+    let rules = || run(host.inside("nft").args(["--stateless", "list", "ruleset"])).ok().stdout;
     let before = rules();
     host.run("one", &["--net", "bridge"], "true").ok();
     assert!(rules().contains("vctx0"));

@@ -26,6 +26,7 @@ pub(crate) fn enter_cgroup(
         // device nodes: for them the group is a wall, and no convenience.
         Err(error) if error.is_not_permitted() && !holds_devices() && !asks_for_limits(spec) => {
             context.state.cgroup = None;
+            context.write()?;
             Ok(Default::default())
         }
         Err(error) if error.is_not_permitted() => Err(Error::Limits(error)),

@@ -52,6 +52,10 @@ pub fn archive() -> &'static Path {
     ARCHIVE.get_or_init(|| {
         let root = workspace().join("image");
         populate(&root);
+        // A file of its own: while other tests link theirs to it, tar finds the common one changed.
+        let (own, linked) = (root.join("own"), root.join("bin/busybox"));
+        fs::copy(&linked, &own).unwrap();
+        fs::rename(&own, &linked).unwrap();
         let file = workspace().join("image.tar");
         super::run(Command::new("tar").arg("-C").arg(&root).arg("-cf").arg(&file).arg(".")).ok();
         file
