@@ -50,7 +50,7 @@ fn with_plan<T>(spec: &Spec, look: impl FnOnce(&Plan<'_>) -> T) -> Result<T> {
         cgroup_links: vec![("cpu".into(), "cpuacct".into())],
         idmaps: Vec::new(),
         gate: false,
-        keyring: Some("_ses.x".into()),
+        keyring: true,
         start: Some(descriptor),
         no_pivot: false,
         proc: descriptor,
