@@ -93,7 +93,9 @@ fn pairs(text: &str) {
         match network {
             Network::Namespace(path) => assert!(path.is_absolute()),
             Network::Context(id) => assert!(!id.is_empty()),
-            Network::None | Network::Host => {}
+            // It becomes the name of a file.
+            Network::Named(name) => assert!(!name.is_empty() && !name.contains('/') && !name.starts_with('.')),
+            Network::None | Network::Host | Network::Shared => {}
         }
     }
     let _ = text.parse::<SecurityOpt>();
