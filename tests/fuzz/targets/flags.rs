@@ -9,6 +9,10 @@ mod args;
 mod argv;
 #[path = "../../../cli/grants.rs"]
 mod grants;
+#[path = "../../../cli/image_args.rs"]
+mod image_args;
+#[path = "../../../cli/network_args.rs"]
+mod network_args;
 #[path = "../../../cli/run_args.rs"]
 mod run_args;
 #[path = "../../../cli/values.rs"]
@@ -16,19 +20,20 @@ mod values;
 
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::sync::LazyLock;
+use std::sync::{LazyLock, Mutex};
 
 use args::{Cli, Verb};
 use clap::{Command, CommandFactory, FromArgMatches};
 use libfuzzer_sys::fuzz_target;
 
-static COMMAND: LazyLock<Command> = LazyLock::new(Cli::command);
+static COMMAND: LazyLock<Mutex<Command>> = LazyLock::new(|| Mutex::new(Cli::command()));
 
 fuzz_target!(|data: &[u8]| {
     let mut words = vec![OsString::from("vctx")];
     words.extend(data.split(|&byte| byte == b'\n').map(|word| OsString::from_vec(word.to_vec())));
-    let normal = argv::normalise(words.clone(), &COMMAND);
-    assert_eq!(argv::normalise(normal.clone(), &COMMAND), normal, "not idempotent");
+    let mut command = COMMAND.lock().expect("one thread");
+    let normal = argv::normalise(words.clone(), &mut command);
+    assert_eq!(argv::normalise(normal.clone(), &mut command), normal, "not idempotent");
     assert_eq!(words.len(), normal.len());
     for (before, after) in words.iter().zip(&normal) {
         let dash = [b"-", before.as_bytes()].concat();
@@ -38,8 +43,8 @@ fuzz_target!(|data: &[u8]| {
     if let (Some(before), Some(after)) = (guest(&words), guest(&normal)) {
         assert_eq!(words[before..], normal[after..], "a word of the guest's was changed");
     }
-    argv::verb(&normal, &COMMAND);
-    let matches = COMMAND.clone().try_get_matches_from(&normal);
+    argv::verb(&normal, &command);
+    let matches = command.clone().try_get_matches_from(&normal);
     let Ok(cli) = matches.and_then(|matches| Cli::from_arg_matches(&matches)) else { return };
     match cli.verb {
         Verb::Kill(kill) => assert!((0..=64).contains(&kill.signal.0), "signal {}", kill.signal.0),
