@@ -49,11 +49,16 @@ fn the_hosts_null_device_keeps_its_mode() {
 }
 
 fn no_other_device_can_be_made_or_opened() {
-    let script = "mknod /tmp/disk b 254 0; head -c 1 /tmp/disk | wc -c; mknod /tmp/mem c 1 1; head -c 1 /tmp/mem | wc -c";
-    let mut context = Context::sh(script);
+    // The disk, memory, and two that open on nearly every machine; some machines deny the first two to all.
+    let devices = ["disk b 254 0", "mem c 1 1", "tun c 10 200", "fuse c 10 229"];
+    let tries = devices.map(|device| {
+        let name = device.split(' ').next().unwrap();
+        format!("mknod /tmp/{device}; (exec 3</tmp/{name}) 2>/dev/null && echo opened {name};")
+    });
+    let mut context = Context::sh(&format!("{} echo end", tries.concat()));
     context.mount("/tmp", "tmpfs", "tmpfs", &["mode=1777"]);
     let all = json!(["CAP_MKNOD", "CAP_DAC_OVERRIDE", "CAP_SYS_RAWIO"]);
     context.set("/process/capabilities", json!({ "bounding": all, "effective": all, "permitted": all }));
     context.set("/linux/resources/devices", json!([{ "allow": false, "access": "rwm" }]));
-    assert_eq!(context.run().stdout, "0\n0\n", "bytes of a device were read");
+    assert_eq!(context.run().stdout, "end\n", "a device was opened");
 }
