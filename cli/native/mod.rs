@@ -47,7 +47,7 @@ const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NativeError {
     #[error(
-        "there is no image or folder {0:?}; `vctx image ls` lists the images, and `vctx image import` takes one in"
+        "there is no image or folder {0:?}; `vctx image ls` lists the images, and `vctx image pull` or `import` takes one in"
     )]
     Target(String),
     #[error("cannot run in {}", path.display())]

@@ -124,7 +124,7 @@ fn limits_are_those_of_the_specification() {
 #[test]
 fn a_wrong_target_or_path_is_one_clear_line() {
     for (line, words) in [
-        ("debian:13 true", "images come later"),
+        ("debian:13 true", "vctx image ls"),
         ("/nonexistent/x true", "/nonexistent/x"),
         ("/etc/passwd true", "no folder"),
         ("/ true", "use `host`"),
