@@ -73,7 +73,8 @@ fn at_every_call(verb: &Verb, context: Context, usual: usize) {
         "faults: {:7} kills   {sample}: calls {calls:?}, killed {reached:?}, not reached {passed}",
         verb.name
     );
-    assert!(reached[0] > 0 && passed <= 8 + reached.iter().sum::<usize>() / 20, "{passed} were not reached");
+    // The run that was counted may have waited where others do not: for a group whose last process was on its way out.
+    assert!(reached[0] > 0 && passed <= 8 + reached.iter().sum::<usize>() / 4, "{passed} were not reached");
 }
 
 /// Whether the call was reached.

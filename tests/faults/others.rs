@@ -98,7 +98,7 @@ fn exec_and_delete_may_race() {
 }
 
 fn a_fork_bomb_stays_within_its_limits_and_is_deleted() {
-    let mut context = Context::sh("bomb() { bomb | bomb & }; bomb; sleep 1000");
+    let mut context = Context::sh("bomb() { sleep 1000 & bomb | bomb & }; bomb; sleep 1000");
     context.set("/linux/resources/pids", json!({ "limit": 64 }));
     context.set("/linux/resources/memory", json!({ "limit": 64 << 20 }));
     context.launch();
