@@ -14,6 +14,7 @@ use vctx_context::cgroup::Subgroup;
 use crate::image_args::ImageArgs;
 use crate::network_args::NetworkArgs;
 use crate::run_args::RunArgs;
+use crate::storage_args::{CopyArgs, CpArgs, DedupArgs, DfArgs, SnapshotArgs, VolumeArgs};
 use crate::values::{self, NumericUser, Signal, Size};
 
 /// The version of the OCI runtime specification that vctx implements.
@@ -175,6 +176,18 @@ verbs! {
     Spec(SpecArgs) = "spec",
     /// Print what this build can do as JSON (runtime-spec, features.md).
     Features(FeaturesArgs) = "features",
+    /// Copy files into a context, out of it, or from one to another.
+    Cp(CpArgs) = "cp",
+    /// Make, list and remove volumes: folders that outlive contexts.
+    Volume(VolumeArgs) = "volume",
+    /// Keep what a context has changed under a name, and bring it back.
+    Snapshot(SnapshotArgs) = "snapshot",
+    /// Make a new context that begins as another one is.
+    Copy(CopyArgs) = "copy",
+    /// Tell what images, contexts, snapshots and volumes take on disk.
+    Df(DfArgs) = "df",
+    /// Let equal files of contexts and images share their place on disk.
+    Dedup(DedupArgs) = "dedup",
     /// Take images in and out, list and remove them.
     Image(ImageArgs) = "image",
     /// Tell what this machine offers, what is missing, and which package brings it.
@@ -405,6 +418,12 @@ pub(crate) struct UpdateArgs {
     /// Processes and threads at most, -1 for no limit.
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(crate) pids_limit: Option<i64>,
+    /// What the changes of a native context may take on disk, in bytes; max for no limit.
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) disk_size: Option<Size>,
+    /// Files, folders and links among the changes of a native context; 0 for no limit.
+    #[arg(long, value_name = "N")]
+    pub(crate) disk_inodes: Option<u64>,
     /// Schema of Intel's L3 cache allocation, as resctrl takes it.
     #[arg(long, value_name = "SCHEMA")]
     pub(crate) l3_cache_schema: Option<String>,

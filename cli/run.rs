@@ -21,6 +21,7 @@ pub(crate) fn run(global: &Global, args: RunArgs) -> Result<ExitCode, Error> {
             request: of_bundle(global, &args.target, bundle, &args.handles, Start::Now)?,
             keep: args.keep,
             lock: None,
+            volumes: None,
         },
         None => crate::native::request(global, &args)?,
     };
@@ -29,7 +30,7 @@ pub(crate) fn run(global: &Global, args: RunArgs) -> Result<ExitCode, Error> {
 
 /// Creates the context, and unless it is detached, waits for its end and removes it.
 fn live(global: &Global, args: &RunArgs, asked: Native) -> Result<ExitCode, Error> {
-    let Native { mut request, keep, lock } = asked;
+    let Native { mut request, keep, lock, volumes } = asked;
     let store = store(global);
     let wants_terminal = request
         .config
@@ -64,7 +65,7 @@ fn live(global: &Global, args: &RunArgs, asked: Native) -> Result<ExitCode, Erro
     let created = vctx_runtime::create::create(&store, request)?;
     Log::new(global).warnings(&created.warnings);
     // Other commands must be able to reach the context while it runs, and to change the store of images.
-    drop((created.lock, lock));
+    drop((created.lock, lock, volumes));
     let result = handles::send_pidfd(args.handles.pidfd_socket.as_deref(), &created.child)
         .and_then(|()| Supervisor::new(signals, created.child, own_terminal).run());
     if result.is_err() {

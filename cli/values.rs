@@ -45,8 +45,12 @@ pub(crate) enum ValueError {
     IdMap,
     #[error("expected PATH or PATH:ro")]
     Share,
-    #[error("expected SOURCE:TARGET[:OPTION,...], TARGET absolute")]
+    #[error("expected [SOURCE:]TARGET[:OPTION,...], TARGET absolute")]
     Volume,
+    #[error(
+        "a source that is no path (/PATH, ./PATH) is the name of a volume: letters, digits and _ . -, the first no sign"
+    )]
+    VolumeName,
     #[error("expected TARGET[:OPTION,...], absolute")]
     Tmpfs,
     #[error("expected type=bind|tmpfs,source=PATH,target=PATH[,OPTION...]; {0}")]

@@ -59,6 +59,8 @@ pub struct Request {
     pub own: Vec<PathBuf>,
     /// Folders that are made for it, below those, with their permission bits.
     pub folders: Vec<(PathBuf, u32)>,
+    /// What the caller does when those folders are there and nothing runs yet.
+    pub prepare: Option<Prepare>,
     /// The network of ours that it is attached to.
     pub network: Option<network::Wanted>,
     /// The address of the host's own network that it is held to.
@@ -81,6 +83,26 @@ impl Console {
             Console::Listener(path) => Ok(terminal::connect_console(&path)?),
             Console::Socket(socket) => Ok(socket),
         }
+    }
+}
+
+type Work = dyn FnOnce() -> std::result::Result<(), Box<dyn std::error::Error + Send + Sync>>;
+
+/// Work of the caller between the folders of a context and its first process.
+pub struct Prepare(Box<Work>);
+
+impl Prepare {
+    /// What fails is undone with the rest.
+    pub fn new(
+        work: impl FnOnce() -> std::result::Result<(), Box<dyn std::error::Error + Send + Sync>> + 'static,
+    ) -> Prepare {
+        Prepare(Box::new(work))
+    }
+}
+
+impl std::fmt::Debug for Prepare {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Prepare")
     }
 }
 
@@ -131,12 +153,16 @@ pub fn create(store: &Store, mut request: Request) -> Result<Created> {
     protect(&host)?;
     let filter = filter(store, &request.config.spec)?;
     let console = request.console.take().map(Console::connect).transpose()?;
-    let spec = &request.config.spec;
 
     let (folder, lock) = store.reserve(&request.id)?;
     // Declared after the lock, and so dropped before it: what is undone is undone while the id is still ours.
     let mut undo = Undo::default();
     let mut context = record(folder, &request, &root, &host, &mut undo)?;
+    let prepare = request.prepare.take();
+    let spec = &request.config.spec;
+    if let Some(Prepare(work)) = prepare {
+        work().map_err(Error::Prepare)?;
+    }
     let wanted = request.network.as_ref();
     let bridge = wanted.map(|wanted| network::lease(store, wanted, &mut context, &mut undo)).transpose()?;
     let (join, holder) = enter_cgroup(&mut context, spec, &mut undo)?;
@@ -352,6 +378,7 @@ fn record(
         has_start_hooks: hooks::has(spec, Point::StartContainer) || hooks::has(spec, Point::Poststart),
         has_poststop: hooks::has(spec, Point::Poststop),
         own: request.own.clone(),
+        mounted: request.root.clone(),
         no_keyring: request.no_keyring,
         network: request.network.as_ref().map(network::Wanted::announced),
         shared: request.shared,

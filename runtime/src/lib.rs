@@ -4,6 +4,7 @@
 //! command line, so that an agent in a domain can link it as the command does.
 
 pub mod config;
+pub mod copy;
 pub mod create;
 pub mod delete;
 pub mod error;
@@ -18,6 +19,7 @@ pub mod start;
 pub mod state;
 pub mod update;
 pub mod validate;
+pub mod view;
 
 #[cfg(fuzzing)]
 pub mod fuzzing;

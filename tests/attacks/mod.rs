@@ -5,6 +5,7 @@
 
 pub mod guest;
 
+mod copies;
 mod descriptors;
 mod devices;
 mod executable;
@@ -30,6 +31,7 @@ pub fn cases() -> Vec<Case> {
         kernel::cases(),
         groups::cases(),
         files::cases(),
+        copies::cases(),
     ]
     .into_iter()
     .flatten()

@@ -1,0 +1,85 @@
+//! What btrfs has of its own: subvolumes, and groups of them that have a limit (ioctl(2), linux/btrfs.h).
+
+use std::io;
+use std::mem::size_of;
+use std::os::fd::{AsFd, AsRawFd};
+
+use nix::sys::statfs::fstatfs;
+
+const MAGIC: i64 = 0x9123_683e;
+/// Inode number of the root of every subvolume.
+pub(crate) const ROOT_INODE: u64 = 256;
+/// Groups of groups have their level in the upper bits.
+const LEVEL_ONE: u64 = 1 << 48;
+
+const SUBVOL_CREATE: libc::c_ulong = 0x5000_940e;
+const INO_LOOKUP: libc::c_ulong = 0xd000_9412;
+const QUOTA_CTL: libc::c_ulong = 0xc010_9428;
+const QGROUP_ASSIGN: libc::c_ulong = 0x4018_9429;
+const QGROUP_CREATE: libc::c_ulong = 0x4010_942a;
+const QGROUP_LIMIT: libc::c_ulong = 0x8030_942b;
+
+/// The folder lies on btrfs.
+pub(crate) fn is_here(folder: impl AsFd) -> bool {
+    fstatfs(folder.as_fd()).is_ok_and(|about| about.filesystem_type().0 == MAGIC)
+}
+
+/// Makes an empty subvolume.
+pub(crate) fn create(above: impl AsFd, name: &str) -> io::Result<()> {
+    // `struct btrfs_ioctl_vol_args`: a descriptor that is not used here, and a name with its nul.
+    let mut call = [0u8; 4096];
+    let Some(place) = call.get_mut(8..8 + name.len()).filter(|_| name.len() < 4088) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    place.copy_from_slice(name.as_bytes());
+    // SAFETY: the kernel reads 4096 bytes of a live buffer, in which a nul follows the name.
+    check(unsafe { libc::ioctl(above.as_fd().as_raw_fd(), SUBVOL_CREATE, call.as_ptr()) })
+}
+
+/// The number of the subvolume in which a folder lies.
+pub(crate) fn number(folder: impl AsFd) -> io::Result<u64> {
+    // `struct btrfs_ioctl_ino_lookup_args`: tree, object, name.
+    let mut call = [0u64; 512];
+    call[1] = ROOT_INODE;
+    // SAFETY: the kernel reads and writes 4096 bytes of a live buffer.
+    check(unsafe { libc::ioctl(folder.as_fd().as_raw_fd(), INO_LOOKUP, call.as_mut_ptr()) })?;
+    Ok(call[0])
+}
+
+/// Lets the file system count what subvolumes take. It does already where this is refused as busy or there.
+pub(crate) fn count(folder: impl AsFd) -> io::Result<()> {
+    let mut call = [1u64, 0];
+    // SAFETY: the kernel reads and writes two numbers of a live array.
+    check(unsafe { libc::ioctl(folder.as_fd().as_raw_fd(), QUOTA_CTL, call.as_mut_ptr()) })
+}
+
+/// Makes the group of the first of these subvolumes, puts all of them into it, and limits it.
+pub(crate) fn group(folder: impl AsFd, subvolumes: &[u64], bytes: Option<u64>) -> io::Result<()> {
+    let group = LEVEL_ONE | subvolumes.first().copied().unwrap_or_default();
+    let descriptor = folder.as_fd().as_raw_fd();
+    let create = [1u64, group];
+    // SAFETY: the kernel reads two numbers of a live array.
+    check(unsafe { libc::ioctl(descriptor, QGROUP_CREATE, create.as_ptr()) })?;
+    for subvolume in subvolumes {
+        let assign = [1u64, *subvolume, group];
+        // SAFETY: the kernel reads three numbers of a live array. A positive answer only asks for a rescan, which new
+        // and empty subvolumes do not need.
+        let result = unsafe { libc::ioctl(descriptor, QGROUP_ASSIGN, assign.as_ptr()) };
+        check(result.min(0))?;
+    }
+    limit(folder, subvolumes.first().copied().unwrap_or_default(), bytes)
+}
+
+/// Limits the group of a subvolume; nothing is no limit.
+pub(crate) fn limit(folder: impl AsFd, first: u64, bytes: Option<u64>) -> io::Result<()> {
+    // `struct btrfs_ioctl_qgroup_limit_args`: the group, which limits are meant, and those; all ones take one away.
+    let call = [LEVEL_ONE | first, 1, bytes.unwrap_or(u64::MAX), 0, 0, 0];
+    // SAFETY: the kernel reads six numbers of a live array.
+    check(unsafe { libc::ioctl(folder.as_fd().as_raw_fd(), QGROUP_LIMIT, call.as_ptr()) })
+}
+
+fn check(result: libc::c_int) -> io::Result<()> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+const _: () = assert!(size_of::<[u64; 512]>() == 4096);
