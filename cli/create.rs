@@ -59,6 +59,7 @@ pub(crate) fn of_bundle(
         own: Vec::new(),
         folders: Vec::new(),
         prepare: None,
+        joined: None,
         network: None,
         shared: None,
     })

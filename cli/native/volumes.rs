@@ -9,8 +9,8 @@ use std::path::{Component, Path, PathBuf};
 
 use serde_json::{Value, json};
 use vctx_context::apart;
-use vctx_runtime::create::Prepare;
 use vctx_runtime::plan::RootFs;
+use vctx_runtime::prepare::Prepare;
 use vctx_runtime::view;
 use vctx_storage::inside::{self, LastLink};
 use vctx_storage::quota::{self, Limits};

@@ -26,6 +26,7 @@ use crate::groups::{apply_devices, enter_cgroup, without_devices};
 use crate::hooks::{self, Point};
 use crate::host::{Host, capability_warnings, grantable};
 use crate::plan::{Facts, RootFs};
+use crate::prepare::Prepare;
 use crate::state::{Context, FORMAT, Lock, State, Status, Store, check_id};
 use crate::undo::{Step, Undo};
 use crate::{Error, Result, idmapped, network};
@@ -61,6 +62,8 @@ pub struct Request {
     pub folders: Vec<(PathBuf, u32)>,
     /// What the caller does when those folders are there and nothing runs yet.
     pub prepare: Option<Prepare>,
+    /// The network namespace that it joins, in place of the one behind the path of the configuration.
+    pub joined: Option<Joined>,
     /// The network of ours that it is attached to.
     pub network: Option<network::Wanted>,
     /// The address of the host's own network that it is held to.
@@ -83,26 +86,6 @@ impl Console {
             Console::Listener(path) => Ok(terminal::connect_console(&path)?),
             Console::Socket(socket) => Ok(socket),
         }
-    }
-}
-
-type Work = dyn FnOnce() -> std::result::Result<(), Box<dyn std::error::Error + Send + Sync>>;
-
-/// Work of the caller between the folders of a context and its first process.
-pub struct Prepare(Box<Work>);
-
-impl Prepare {
-    /// What fails is undone with the rest.
-    pub fn new(
-        work: impl FnOnce() -> std::result::Result<(), Box<dyn std::error::Error + Send + Sync>> + 'static,
-    ) -> Prepare {
-        Prepare(Box::new(work))
-    }
-}
-
-impl std::fmt::Debug for Prepare {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str("Prepare")
     }
 }
 
@@ -149,7 +132,7 @@ pub fn create(store: &Store, mut request: Request) -> Result<Created> {
     crate::validate::validate(&request.config.spec)?;
     crate::kernel::supports(&request.config.spec)?;
     let root = root(&request)?;
-    let host = Host::look(&request)?;
+    let host = Host::look(&mut request)?;
     protect(&host)?;
     let filter = filter(store, &request.config.spec)?;
     let console = request.console.take().map(Console::connect).transpose()?;
@@ -160,11 +143,9 @@ pub fn create(store: &Store, mut request: Request) -> Result<Created> {
     let mut context = record(folder, &request, &root, &host, &mut undo)?;
     let prepare = request.prepare.take();
     let spec = &request.config.spec;
-    if let Some(Prepare(work)) = prepare {
-        work().map_err(Error::Prepare)?;
-    }
+    prepare.map_or(Ok(()), Prepare::run)?;
     let wanted = request.network.as_ref();
-    let bridge = wanted.map(|wanted| network::lease(store, wanted, &mut context, &mut undo)).transpose()?;
+    let base = wanted.map(|wanted| network::lease(store, wanted, &mut context, &mut undo)).transpose()?;
     let (join, holder) = enter_cgroup(&mut context, spec, &mut undo)?;
     network::hold(store, &request, &context, &mut undo)?;
     let listener = if request.start == Start::Wait { Some(listen_for_start(&context)?) } else { None };
@@ -184,7 +165,7 @@ pub fn create(store: &Store, mut request: Request) -> Result<Created> {
     drop(holder);
 
     let attached =
-        wanted.zip(bridge).map_or(Ok(()), |(wanted, bridge)| network::attach(wanted, bridge, &context, pid));
+        wanted.zip(base).map_or(Ok(()), |(wanted, base)| network::attach(wanted, base, &context, pid));
     if let Err(error) =
         attached.and_then(|()| accompany(&request, &host, &mut context, &handshake, &plan, pid, &mut undo))
     {

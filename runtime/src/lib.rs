@@ -15,6 +15,7 @@ pub mod kill;
 pub mod network;
 pub mod pause;
 pub mod plan;
+pub mod prepare;
 pub mod start;
 pub mod state;
 pub mod update;
