@@ -61,6 +61,7 @@ pub(crate) fn of_bundle(
         prepare: None,
         joined: None,
         network: None,
+        outer: None,
         shared: None,
     })
 }
