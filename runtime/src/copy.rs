@@ -137,6 +137,7 @@ fn state(source: &State, new: &str, from: &Path, to: &Path) -> State {
         own: vec![to.to_owned()],
         mounted,
         network: None,
+        outer: None,
         shared: None,
         ..source.clone()
     }
