@@ -3,15 +3,21 @@
 //! Exit codes: the guest's own for `run` and `exec`; our own failures are 125 for `run` and `info` (as the engines' own
 //! `run`), 255 for `exec` and 1 for the other verbs of OCI (as runc).
 
+#![cfg_attr(not(test), no_main)]
+
 mod args;
 mod argv;
 mod create;
+#[cfg(not(test))]
+mod entry;
 mod error;
 mod events;
 mod exec;
+mod exit;
 mod features;
 mod grants;
 mod handles;
+mod heap;
 mod image;
 mod image_args;
 mod info;
@@ -30,15 +36,20 @@ mod values;
 mod verbs;
 
 use std::ffi::OsString;
-use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches};
 
 use args::{Cli, Global, Verb};
 use error::Error;
+use exit::ExitCode;
+use heap::Heap;
 use log::Log;
 
-fn main() -> ExitCode {
+#[global_allocator]
+static HEAP: Heap = Heap::new();
+
+#[cfg_attr(test, allow(dead_code, reason = "the tests have a main of their own"))]
+fn run() -> ExitCode {
     let words: Vec<OsString> = std::env::args_os().collect();
     // The verbs that put a child of ours before guests make sure of this themselves. Where the process has to start
     // anew, it does so before it has read anything; a word that only looks like a verb costs one system call.

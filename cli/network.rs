@@ -1,7 +1,6 @@
 //! `vctx network`: define networks, show them, remove them, repair them.
 
 use std::collections::HashMap;
-use std::process::ExitCode;
 
 use serde_json::{Value, json};
 use vctx_netns::network::{DEFAULT, Definition, GATEWAY, Wanted};
@@ -10,6 +9,7 @@ use vctx_runtime::network::prune;
 use crate::args::Global;
 use crate::create::{networks, store};
 use crate::error::Error;
+use crate::exit::ExitCode;
 use crate::network_args::{NetworkCreateArgs, NetworkLsArgs, NetworkVerb};
 use crate::output;
 
