@@ -8,6 +8,9 @@ use std::io::{self, Write};
 
 use rustix::fs::{Mode, OFlags, open};
 
+/// Bytes that the smallest verbs take of the heap, and a little more; a `run` takes some 170 KiB.
+const MEMORY: usize = 128 << 10;
+
 /// libc takes its address for the start.
 // SAFETY: nothing else in the program is named so; `cli/main.rs` has no `main` of Rust's (`no_main`).
 #[unsafe(no_mangle)]
@@ -17,6 +20,7 @@ extern "C" fn main(_count: c_int, _words: *const *const c_char) -> c_int {
     }
     // SAFETY: no handler is installed, so no code runs at a signal; there is one thread.
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+    crate::HEAP.prepare(MEMORY);
     let code = crate::run();
     // A reader that is gone has been told of where that matters.
     let _ = io::stdout().flush();

@@ -36,6 +36,7 @@ mod values;
 mod verbs;
 
 use std::ffi::OsString;
+use std::mem::ManuallyDrop;
 
 use clap::{CommandFactory, FromArgMatches};
 
@@ -56,10 +57,13 @@ fn run() -> ExitCode {
     if words.iter().any(|word| word == "run" || word == "create" || word == "exec") {
         let _ = vctx_context::exe::protect();
     }
-    let mut command = Cli::command();
-    let argv = argv::normalise(words, &mut command);
-    let failure = failure_code(&argv, &command);
-    let cli = match command.try_get_matches_from(&argv).and_then(|matches| Cli::from_arg_matches(&matches)) {
+    run_args::expect(&words);
+    let mut parsed = parse(&words);
+    if parsed.cli.is_err() && run_args::expect_all() {
+        parsed = parse(&words);
+    }
+    let Parsed { argv, failure, cli } = parsed;
+    let cli = match cli {
         Ok(cli) => cli,
         Err(usage) => return print_usage(&usage, failure),
     };
@@ -73,6 +77,24 @@ fn run() -> ExitCode {
             error.exit_code(verb_exits_as_guest).unwrap_or(failure)
         }
     }
+}
+
+/// What the words ask for, or what clap has to say of them.
+struct Parsed {
+    argv: Vec<OsString>,
+    failure: ExitCode,
+    cli: Result<Cli, clap::Error>,
+}
+
+fn parse(words: &[OsString]) -> Parsed {
+    // To take it apart would be work for nothing: the process ends soon.
+    let mut command = ManuallyDrop::new(Cli::command());
+    let argv = argv::normalise(words.to_vec(), &mut command);
+    let failure = failure_code(&argv, &command);
+    let cli = command
+        .try_get_matches_from_mut(&argv)
+        .and_then(|mut matches| Cli::from_arg_matches_mut(&mut matches));
+    Parsed { argv, failure, cli }
 }
 
 fn act(global: &Global, verb: Verb) -> Result<ExitCode, Error> {

@@ -6,9 +6,10 @@ use std::str::FromStr;
 use crate::network::{DEFAULT, is_name};
 
 /// A kind of network.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Network {
     /// A namespace of its own with loopback only.
+    #[default]
     None,
     /// The host's.
     Host,
