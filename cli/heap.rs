@@ -28,6 +28,7 @@ impl Heap {
     }
 
     /// Has the kernel lay down the first pages at once, which else are a fault each. Before Linux 5.14 they stay that.
+    #[cfg_attr(test, allow(dead_code, reason = "the tests have a main of their own"))]
     pub(crate) fn prepare(&self, bytes: usize) {
         // SAFETY: the pages are the piece's own, and are only made present (madvise(2), MADV_POPULATE_WRITE).
         unsafe { libc::madvise(self.start().cast(), bytes.min(SIZE), libc::MADV_POPULATE_WRITE) };
