@@ -59,6 +59,8 @@ pub struct Request {
     pub own: Vec<PathBuf>,
     /// Folders that are made for it, below those, with their permission bits.
     pub folders: Vec<(PathBuf, u32)>,
+    /// The network namespace that it joins, in place of the one behind the path of the configuration.
+    pub joined: Option<Joined>,
     /// The network of ours that it is attached to.
     pub network: Option<network::Wanted>,
     /// The address of the host's own network that it is held to.
@@ -127,7 +129,7 @@ pub fn create(store: &Store, mut request: Request) -> Result<Created> {
     crate::validate::validate(&request.config.spec)?;
     crate::kernel::supports(&request.config.spec)?;
     let root = root(&request)?;
-    let host = Host::look(&request)?;
+    let host = Host::look(&mut request)?;
     protect(&host)?;
     let filter = filter(store, &request.config.spec)?;
     let console = request.console.take().map(Console::connect).transpose()?;
@@ -138,7 +140,7 @@ pub fn create(store: &Store, mut request: Request) -> Result<Created> {
     let mut undo = Undo::default();
     let mut context = record(folder, &request, &root, &host, &mut undo)?;
     let wanted = request.network.as_ref();
-    let bridge = wanted.map(|wanted| network::lease(store, wanted, &mut context, &mut undo)).transpose()?;
+    let base = wanted.map(|wanted| network::lease(store, wanted, &mut context, &mut undo)).transpose()?;
     let mut entry = first_groups(&mut context, spec, &mut undo)?;
     let holder = entry.holder.take();
     network::hold(store, &request, &context, &mut undo)?;
@@ -161,7 +163,7 @@ pub fn create(store: &Store, mut request: Request) -> Result<Created> {
     let live =
         Live { request: &request, host: &host, entry: &entry, handshake: &handshake, plan: &plan, pid };
     let attach = |context: &Context| {
-        wanted.zip(bridge).map_or(Ok(()), |(wanted, bridge)| network::attach(wanted, bridge, context, pid))
+        wanted.zip(base).map_or(Ok(()), |(wanted, base)| network::attach(wanted, base, context, pid))
     };
     let accompanied = receive(&live, &context, &mut undo)
         .and_then(|()| attach(&context))
