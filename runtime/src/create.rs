@@ -25,6 +25,7 @@ use crate::failure::explain;
 use crate::groups::{Entry, apply_devices, first_groups, later_groups, without_devices};
 use crate::hooks::{self, Point};
 use crate::host::{Host, capability_warnings, grantable};
+use crate::network::outer;
 use crate::plan::{Facts, RootFs};
 use crate::state::{Context, FORMAT, Lock, State, Status, Store, check_id};
 use crate::undo::{Step, Undo};
@@ -63,6 +64,8 @@ pub struct Request {
     pub joined: Option<Joined>,
     /// The network of ours that it is attached to.
     pub network: Option<network::Wanted>,
+    /// The network that others make for it.
+    pub outer: Option<outer::Wanted>,
     /// The address of the host's own network that it is held to.
     pub shared: Option<Ipv4Addr>,
 }
@@ -144,6 +147,7 @@ pub fn create(store: &Store, mut request: Request) -> Result<Created> {
     let mut entry = first_groups(&mut context, spec, &mut undo)?;
     let holder = entry.holder.take();
     network::hold(store, &request, &context, &mut undo)?;
+    outer::prepare(&request, &context, &mut undo)?;
     let listener = if request.start == Start::Wait { Some(listen_for_start(&context)?) } else { None };
 
     let idmapped = idmapped::trees(spec, &host)?;
@@ -163,16 +167,21 @@ pub fn create(store: &Store, mut request: Request) -> Result<Created> {
     let live =
         Live { request: &request, host: &host, entry: &entry, handshake: &handshake, plan: &plan, pid };
     let attach = |context: &Context| {
-        wanted.zip(base).map_or(Ok(()), |(wanted, base)| network::attach(wanted, base, context, pid))
+        wanted.zip(base).map_or(Ok(()), |(wanted, base)| network::attach(wanted, base, context, pid))?;
+        outer::attach(&request, context, pid)
     };
-    let accompanied = receive(&live, &context, &mut undo)
-        .and_then(|()| attach(&context))
-        .and_then(|()| accompany(&live, &mut context, &mut undo));
-    if let Err(error) = accompanied {
-        return Err(abandon(spec, &context, undo, error));
-    }
+    let accompanied = receive(&live, &context, &mut undo).and_then(|held| {
+        attach(&context)?;
+        accompany(&live, &mut context, &mut undo)?;
+        Ok(held)
+    });
+    let held = match accompanied {
+        Ok(held) => held,
+        Err(error) => return Err(abandon(spec, &context, undo, error)),
+    };
     write_pid_file(&request, pid, &mut undo)?;
-    if let Err(error) = let_go(store, &request, &context, &handshake, &plan, pid) {
+    let runs = let_go(store, &request, &context, &handshake, &plan, pid);
+    if let Err(error) = runs.and_then(|()| held.follow(&context, pid)) {
         return Err(abandon(spec, &context, undo, error));
     }
     let child = undo.keep().ok_or(Error::Spawn(spawn::Error::Died))?;
@@ -256,17 +265,19 @@ impl Live<'_> {
 }
 
 /// What the child waits for: its ids, and the groups that were not there when it was born.
-fn receive(live: &Live<'_>, context: &Context, undo: &mut Undo) -> Result<()> {
-    let Live { host, handshake, plan, pid, .. } = *live;
+fn receive(live: &Live<'_>, context: &Context, undo: &mut Undo) -> Result<outer::Held> {
+    let Live { request, host, handshake, plan, pid, .. } = *live;
+    let mut held = outer::Held::default();
     if let Some(mappings) = &host.mappings {
         mappings.write(pid, host.privileged)?;
+        held = outer::carry(request, context, pid)?;
         handshake.order(Order::Mapped).map_err(|error| explain(error, plan))?;
     }
     if let Some(later) = &live.entry.later {
         let join = later_groups(context, later, live.resources(), undo)?;
         handshake.groups(&join.tasks).map_err(|error| explain(error, plan))?;
     }
-    Ok(())
+    Ok(held)
 }
 
 /// What the parent does while the child sets itself up, up to the point where it can live alone.
@@ -380,6 +391,7 @@ fn record(
         own: request.own.clone(),
         no_keyring: request.no_keyring,
         network: request.network.as_ref().map(network::Wanted::announced),
+        outer: request.outer.as_ref().map(outer::Wanted::maker),
         shared: request.shared,
     };
     let context = Context { folder, state };
