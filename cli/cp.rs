@@ -6,7 +6,6 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use vctx_context::apart;
@@ -18,6 +17,7 @@ use vctx_storage::transfer::{Attributes, Bits, Ids, Owners, Rules, Source, Speci
 use crate::args::Global;
 use crate::create::store;
 use crate::error::{self, Error};
+use crate::exit::ExitCode;
 use crate::log::Log;
 use crate::output;
 use crate::storage_args::{CpArgs, End, Special};

@@ -1,7 +1,6 @@
 //! `vctx dedup`: equal files of contexts, snapshots and image layers come to share their place on disk.
 
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 use serde_json::json;
 use vctx_storage::Place;
@@ -10,6 +9,7 @@ use vctx_storage::dedup::{Doing, Error as Failure, Found, can_share, dedup};
 use crate::args::Global;
 use crate::df::contexts_of;
 use crate::error::Error;
+use crate::exit::ExitCode;
 use crate::image::as_owner;
 use crate::output;
 use crate::storage_args::DedupArgs;

@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
 use serde_json::{Value, json};
 use vctx_runtime::state::{Status, Store};
@@ -14,6 +13,7 @@ use vctx_storage::{quota, snapshot, usage};
 use crate::args::Global;
 use crate::create::store;
 use crate::error::Error;
+use crate::exit::ExitCode;
 use crate::image::{as_owner, places};
 use crate::output;
 use crate::storage_args::DfArgs;

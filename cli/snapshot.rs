@@ -3,7 +3,6 @@
 //! An ordinary user's contexts have files of the ids of a user namespace: all of it is done by the root of one.
 
 use std::path::Path;
-use std::process::ExitCode;
 use std::time::{Duration, UNIX_EPOCH};
 
 use serde_json::{Value, json};
@@ -15,6 +14,7 @@ use vctx_storage::{Lifetime, Place};
 use crate::args::Global;
 use crate::create::store;
 use crate::error::Error;
+use crate::exit::ExitCode;
 use crate::image::as_owner;
 use crate::output;
 use crate::storage_args::{CopyArgs, ListSnapshotsArgs, SnapshotVerb};

@@ -3,7 +3,6 @@
 use std::fs;
 use std::io::{self, Read};
 use std::path::Path;
-use std::process::ExitCode;
 
 use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxPids, LinuxResources};
 use vctx_storage::quota::{self, Limits};
@@ -11,6 +10,7 @@ use vctx_storage::quota::{self, Limits};
 use crate::args::{Global, UpdateArgs};
 use crate::create::store;
 use crate::error::Error;
+use crate::exit::ExitCode;
 use crate::values::Size;
 
 /// Runs the verb.

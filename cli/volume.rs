@@ -4,7 +4,6 @@
 //! one with the same ids as the contexts have.
 
 use std::collections::BTreeMap;
-use std::process::ExitCode;
 use std::time::{Duration, UNIX_EPOCH};
 
 use serde_json::{Value, json};
@@ -13,6 +12,7 @@ use vctx_storage::volume::{Volume, Volumes};
 
 use crate::args::Global;
 use crate::error::Error;
+use crate::exit::ExitCode;
 use crate::image::{as_owner, places};
 use crate::output;
 use crate::storage_args::{ListVolumesArgs, VolumeVerb};
