@@ -165,11 +165,11 @@ pub enum Error {
         /// What the user's systemd manages.
         root: PathBuf,
     },
-    /// The systemd driver works with the unified hierarchy alone.
+    /// Version 1 is not safe to be handed to an ordinary user.
     #[error(
-        "the systemd driver needs cgroup v2 alone, and this machine has {mode}; use the cgroupfs manager"
+        "the systemd of an ordinary user has scopes with cgroup v2 alone, and this machine has {mode}; use the cgroupfs manager"
     )]
-    SystemdNeedsV2 {
+    UserSystemdNeedsV2 {
         /// The kind of machine.
         mode: super::Mode,
     },
