@@ -28,7 +28,6 @@ pub fn cases() -> Vec<Case> {
         case!(a_failed_create_leaves_no_scope),
         case!(a_context_can_be_made_again_under_its_name_at_once),
         case!(stopping_the_scope_ends_the_context),
-        case!(a_context_outlives_systemd_executing_itself_anew),
         case!(paths_of_another_form_are_refused),
     ];
     let users = [
@@ -359,21 +358,6 @@ fn stopping_the_scope_ends_the_context() {
     context.wait_stopped();
     context.delete().ok();
     context.assert_nothing_left();
-}
-
-fn a_context_outlives_systemd_executing_itself_anew() {
-    let mut context = scoped();
-    context.set("/linux/resources/pids", json!({ "limit": 50 }));
-    context.launch();
-    let groups = group_of(&context);
-    systemctl(&["daemon-reexec"]);
-    assert_eq!(property(&context, "ActiveState"), "active");
-    assert_eq!((group_of(&context), value(&context, "pids.max")), (groups, "50".to_string()));
-    context.exec_sh("true").ok();
-    context.call(&["update", "--pids-limit", "70", &context.id]).ok();
-    assert_eq!(property(&context, "TasksMax"), "70");
-    context.call(&["delete", "--force", &context.id]).ok();
-    assert_eq!(property(&context, "LoadState"), "not-found");
 }
 
 /// The user whose systemd tests/vm/guest starts.

@@ -7,6 +7,7 @@ use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceCgroupBuilder, LinuxDevice
 use rustix::fs::{Mode as FileMode, OFlags, open};
 use rustix::io::Errno;
 
+use super::systemd::Scope;
 use super::{Cgroup, Error, file, program};
 
 pub(super) const MKNOD: u8 = 1;
@@ -134,9 +135,7 @@ impl Cgroup {
         let policy = Policy::parse(list)?;
         match (self.v1_dir("devices"), self.v2_dir()) {
             (Some(dir), _) => match (&self.scope, List::of(&policy)?) {
-                (Some(scope), list) => {
-                    self.told_first(|| scope.tell_devices(&list), || update_v1(dir, &list))
-                }
+                (Some(scope), list) => self.tell_first(scope, dir, &list),
                 (None, list) => update_v1(dir, &list),
             },
             (None, Some(dir)) => program::replace(dir, &policy),
@@ -147,16 +146,13 @@ impl Cgroup {
 
     /// systemd writes its rules before we write ours, which may say more. In between less is allowed than before or
     /// after: the processes are stopped, so that none meets it.
-    fn told_first(
-        &self,
-        tell: impl FnOnce() -> Result<(), Error>,
-        write: impl FnOnce() -> Result<(), Error>,
-    ) -> Result<(), Error> {
+    fn tell_first(&self, scope: &Scope, dir: &Path, list: &List) -> Result<(), Error> {
         let stopped_by_us = !self.is_frozen()?;
         if stopped_by_us {
             self.freeze()?;
         }
-        let result = tell().and_then(|()| write());
+        let result =
+            scope.tell_devices(list).and_then(|()| update_v1(dir, list)).and_then(|()| self.take_back(scope));
         if stopped_by_us {
             self.thaw()?;
         }

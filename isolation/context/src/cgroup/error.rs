@@ -251,6 +251,12 @@ impl Error {
         matches!(Errno::from_io_error(source), Some(Errno::NOENT | Errno::NODEV))
     }
 
+    /// The process that was looked at or moved has ended.
+    pub(super) fn is_of_the_dead(&self) -> bool {
+        let (Error::Read { source, .. } | Error::Write { source, .. }) = self else { return false };
+        matches!(Errno::from_io_error(source), Some(Errno::SRCH | Errno::NOENT))
+    }
+
     /// The kernel's error number of a refused write.
     pub(super) fn write_errno(&self) -> Option<Errno> {
         match self {

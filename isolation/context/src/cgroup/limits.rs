@@ -89,7 +89,7 @@ impl Cgroup {
         }
         let only_devices = LinuxResources::default().set_devices(resources.devices().clone()) == resources;
         match &self.scope {
-            Some(scope) if !only_devices => scope.tell(self),
+            Some(scope) if !only_devices => scope.tell(self).and_then(|()| self.take_back(scope)),
             _ => Ok(()),
         }
     }

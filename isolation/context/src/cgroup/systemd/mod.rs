@@ -73,6 +73,26 @@ impl Cgroup {
         })
     }
 
+    /// With version 1, puts back what systemd has moved. When the controllers of a slice change, as they do when it is
+    /// new, systemd moves every process below it up to the slice, in those hierarchies, scopes that are handed over
+    /// included; there no limit of ours would hold.
+    pub(super) fn take_back(&self, scope: &Scope) -> Result<(), Error> {
+        if self.v1.is_empty() {
+            return Ok(());
+        }
+        // It does so when it has time. It has had, once it answers again.
+        scope.ask()?;
+        for pid in self.procs(true)? {
+            for hierarchy in &self.v1 {
+                match hierarchy.hold(pid) {
+                    Err(error) if error.is_of_the_dead() => break,
+                    result => result?,
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// The directory of the unit: where systemd itself looks for its processes.
     fn tracked(&self) -> Result<&Hierarchy, Error> {
         let own = || self.v1.iter().find(|hierarchy| hierarchy.controllers == [OWN_HIERARCHY]);
@@ -193,6 +213,11 @@ impl Scope {
         let properties = nodes::properties(list)?;
         let answer = Bus::connect()?.call("SetUnitProperties", &(&self.unit, true, properties))?;
         self.accept("set the devices of", answer).map(drop)
+    }
+
+    /// Waits until systemd has done what it was about to do.
+    fn ask(&self) -> Result<(), Error> {
+        self.accept("ask for", Bus::connect()?.call("GetUnit", &self.unit)?).map(drop)
     }
 
     fn accept(&self, step: &'static str, answer: Answer) -> Result<bus::Body, Error> {
