@@ -1,8 +1,8 @@
 //! What can go wrong in the command line's own part; a variant is a failed step.
 
+use crate::exit::ExitCode;
 use std::io;
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 /// A failure of a command.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +30,8 @@ pub(crate) enum Error {
     /// A network.
     #[error(transparent)]
     Network(#[from] vctx_netns::Error),
+    #[error("the network {name:?} is not ours; remove {}, which defines it", path.display())]
+    OthersNetwork { name: String, path: PathBuf },
     #[error("cannot find the bundle {}; give its folder with --bundle", path.display())]
     Bundle { path: PathBuf, source: io::Error },
     #[error("cannot send the pidfd to {}", path.display())]
