@@ -46,7 +46,7 @@ pub(crate) fn number(folder: impl AsFd) -> io::Result<u64> {
     Ok(call[0])
 }
 
-/// Lets the file system count what subvolumes take. It does already where this is refused as busy or there.
+/// Lets the file system count what subvolumes take; asked again, the kernel says that it does.
 pub(crate) fn count(folder: impl AsFd) -> io::Result<()> {
     let mut call = [1u64, 0];
     // SAFETY: the kernel reads and writes two numbers of a live array.

@@ -1,10 +1,11 @@
 //! Limits on what the changes of a context take on disk: by project quotas (ext4 and xfs, mounted with `prjquota`), or by
 //! groups of subvolumes (btrfs), of which only the room is limited.
 //!
-//! On btrfs each folder of changes is a subvolume, and the group of the first one has them all and the limit; that they are
-//! counted is switched on for the whole file system when the first limit is asked for. Elsewhere the folders of a context's changes are one project, whose number follows from the inode number of the context's folder:
-//! no two folders of a file system have the same one, and nothing has to be given back. Overlayfs writes with the rights
-//! of who has mounted it, but for CAP_SYS_RESOURCE, so that limits hold for the guest's root too.
+//! On btrfs each folder of changes is a subvolume, and the group of the first one has them all and the limit; that they
+//! are counted is switched on for the whole file system when the first limit is asked for. Elsewhere the folders of a
+//! context's changes are one project, whose number follows from the inode number of the context's folder: no two folders
+//! of a file system have the same one, and nothing has to be given back. Overlayfs writes with the rights of who has
+//! mounted it, but for CAP_SYS_RESOURCE, so that limits hold for the guest's root too.
 
 use std::io;
 use std::os::fd::OwnedFd;
