@@ -22,6 +22,9 @@ const TIMES: usize = 1 << 20;
 /// Names and values of one file's attributes, in bytes.
 const ATTRIBUTES: usize = 1 << 18;
 
+/// Names and values of extended attributes.
+type Attributes = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// The content of an entry.
 pub enum Content<'a> {
     /// It has none.
@@ -157,17 +160,13 @@ impl Walk<'_> {
         false
     }
 
-    fn attributes(&self, file: &OwnedFd, path: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Error> {
+    fn attributes(&self, file: &OwnedFd, path: &[u8]) -> Result<Attributes, Error> {
         attributes(self.rules, file, path)
     }
 }
 
 /// The extended attributes of a file that the rules keep.
-pub(super) fn attributes(
-    rules: &Rules,
-    file: &OwnedFd,
-    path: &[u8],
-) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Error> {
+pub(super) fn attributes(rules: &Rules, file: &OwnedFd, path: &[u8]) -> Result<Attributes, Error> {
     let mut names = Vec::with_capacity(256);
     let listed = loop {
         match flistxattr(file, rustix::buffer::spare_capacity(&mut names)) {
