@@ -125,7 +125,11 @@ pub struct Created {
 pub fn create(store: &Store, mut request: Request) -> Result<Created> {
     check_id(&request.id)?;
     crate::validate::validate(&request.config.spec)?;
+    if request.start == Start::Now && request.config.spec.process().is_none() {
+        return Err(Error::invalid("process", "is missing; it says what to run"));
+    }
     crate::kernel::supports(&request.config.spec)?;
+    let passed_over = crate::kernel::set_aside(&mut request.config.spec);
     let root = root(&request)?;
     let host = Host::look(&request)?;
     protect(&host)?;
@@ -171,9 +175,10 @@ pub fn create(store: &Store, mut request: Request) -> Result<Created> {
     let child = undo.keep().ok_or(Error::Spawn(spawn::Error::Died))?;
     let process = spec.process().as_ref();
     let unknown = &request.config.unknown_capabilities;
-    let warnings = process
+    let mut warnings = process
         .map(|process| capability_warnings(unknown, process, facts.user_namespace))
         .unwrap_or_default();
+    warnings.extend(passed_over);
     Ok(Created { context, child, lock, warnings })
 }
 
@@ -353,6 +358,7 @@ fn record(
         has_poststop: hooks::has(spec, Point::Poststop),
         own: request.own.clone(),
         no_keyring: request.no_keyring,
+        no_process: spec.process().is_none(),
         network: request.network.as_ref().map(network::Wanted::announced),
         shared: request.shared,
     };

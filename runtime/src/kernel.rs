@@ -29,9 +29,6 @@ pub(crate) fn supports(spec: &Spec) -> Result<()> {
         ));
     }
     let Some(linux) = spec.linux() else { return Ok(()) };
-    if linux.mount_label().as_ref().is_some_and(|label| !label.is_empty()) && !selinux() {
-        return missing("linux.mountLabel", "SELinux");
-    }
     if linux.intel_rdt().is_some() {
         return Err(Error::invalid(
             "linux.intelRdt",
@@ -47,6 +44,19 @@ pub(crate) fn supports(spec: &Spec) -> Result<()> {
 }
 
 /// Checks the labels of a process.
+/// Takes out what only gives to confined processes, where this kernel confines none: a label of mounts makes files open to
+/// those of that label, and holds nobody back by itself. What is passed over is a warning.
+pub(crate) fn set_aside(spec: &mut Spec) -> Option<Error> {
+    let linux = spec.linux_mut().as_mut()?;
+    let label = linux.mount_label().as_ref().filter(|label| !label.is_empty())?;
+    if selinux() {
+        return None;
+    }
+    let label = label.clone();
+    linux.set_mount_label(None);
+    Some(Error::MountLabel { label })
+}
+
 ///
 /// # Errors
 ///

@@ -29,6 +29,7 @@ mod idmapped;
 mod kernel;
 mod mount;
 mod undo;
+mod strict;
 
 pub use error::Error;
 

@@ -36,6 +36,10 @@ pub fn start(store: &Store, id: &str) -> Result<()> {
     let Some(alive) = context.alive()? else {
         return Err(Error::Status { verb: "start", id: id.into(), status: Status::Stopped, hint: None });
     };
+    // runtime-spec, "Start". Nothing has been done: the context stays created.
+    if context.state.no_process {
+        return Err(Error::NothingToStart { id: id.into() });
+    }
     // The configuration is parsed only for the hooks that `create` has seen in it.
     let config =
         if context.state.has_start_hooks { Some(Config::read(&context.config_path())?) } else { None };

@@ -114,7 +114,8 @@ fn interim(process: &Process<'_>, mut sets: Capabilities) -> Capabilities {
 
 /// Finds the program as execvp(3) does, now and not at the start, so that `create` can say what is missing.
 fn find_program(process: &Process<'_>) -> Result<Path> {
-    let name = process.program().ok_or_else(|| at(Step::Find, 0)(Errno::INVAL))?;
+    // A context without a process waits, and is not started.
+    let Some(name) = process.program() else { return Ok(Path::new()) };
     let mut path = Path::new();
     if name.to_bytes().contains(&b'/') {
         path.append(name.to_bytes()).or_at(Step::Find)?;

@@ -122,7 +122,14 @@ pub fn new_context<'a>(arena: &'a Bump, spec: &Spec, facts: &Facts<'a>) -> Resul
     let namespaces = linux.and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
     let makes =
         |kind: LinuxNamespaceType| namespaces.iter().any(|one| one.typ() == kind && one.path().is_none());
-    let process = spec.process().as_ref().ok_or_else(|| Error::invalid("process", "is missing"))?;
+    let idle;
+    let process = match spec.process() {
+        Some(process) => process,
+        None => {
+            idle = process::idle();
+            &idle
+        }
+    };
     let mut sysctl = Vec::new();
     // In the order of their names: the same configuration always makes the same plan.
     let wanted = linux.and_then(|linux| linux.sysctl().as_ref()).into_iter().flatten();

@@ -81,6 +81,18 @@ pub(crate) fn process<'a>(
 }
 
 /// The CPUs of a process that joins, once it is in its control group.
+/// What waits in a context that has no process, and is never started: it has no program, and may do nothing.
+pub(super) fn idle() -> SpecProcess {
+    let mut process = SpecProcess::default();
+    process
+        .set_args(None)
+        .set_env(None)
+        .set_rlimits(None)
+        .set_capabilities(None)
+        .set_no_new_privileges(Some(true));
+    process
+}
+
 fn final_affinity<'a>(arena: &'a Bump, process: &SpecProcess) -> Result<Option<&'a [u64]>> {
     let affinity = process.exec_cpu_affinity().as_ref();
     match affinity.and_then(|affinity| affinity.cpu_affinity_final().as_deref()) {
