@@ -431,6 +431,7 @@ fn facts<'a>(
         root,
         join: host.child_joins(),
         user_namespace: user,
+        landlock: crate::landlock::handled(spec)?,
         grantable: grantable(user),
         no_setgroups: !host.privileged && host.mappings.as_ref().is_some_and(Mappings::is_single),
         cgroups: sources.as_ref().map(|sources| sources.directories.clone()).unwrap_or_default(),

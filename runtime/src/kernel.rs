@@ -20,6 +20,7 @@ pub(crate) fn supports(spec: &Spec) -> Result<()> {
     if let Some(process) = spec.process() {
         labels(process)?;
     }
+    crate::landlock::handled(spec)?;
     // The root is then a tree that is attached nowhere, and older kernels mount nothing in such a one.
     let mounts = spec.mounts().as_ref().is_some_and(|mounts| !mounts.is_empty());
     if mounts && !crate::plan::makes_mounts(spec) && !is_at_least(6, 15) {
@@ -43,7 +44,6 @@ pub(crate) fn supports(spec: &Spec) -> Result<()> {
     Ok(())
 }
 
-/// Checks the labels of a process.
 /// Takes out what only gives to confined processes, where this kernel confines none: a label of mounts makes files open to
 /// those of that label, and holds nobody back by itself. What is passed over is a warning.
 pub(crate) fn set_aside(spec: &mut Spec) -> Option<Error> {
@@ -57,6 +57,7 @@ pub(crate) fn set_aside(spec: &mut Spec) -> Option<Error> {
     Some(Error::MountLabel { label })
 }
 
+/// Checks the labels of a process.
 ///
 /// # Errors
 ///

@@ -85,7 +85,8 @@ fn explain(error: spawn::Error, context: &Context) -> Error {
     let config = Config::read(&context.config_path()).ok();
     let process = config.as_ref().and_then(|config| config.spec.process().as_ref());
     let program = process.and_then(|process| process.args().as_ref()?.first().cloned()).unwrap_or_default();
-    crate::failure::program(failure, detail, &program).unwrap_or_else(|| Error::Step {
+    let held = context.state.annotations.contains_key(crate::landlock::ANNOTATION);
+    crate::failure::program(failure, detail, &program, held).unwrap_or_else(|| Error::Step {
         step: failure.step.text().into(),
         source: io::Error::from_raw_os_error(failure.errno),
     })

@@ -26,6 +26,8 @@ pub struct Facts<'a> {
     pub join: Vec<(BorrowedFd<'a>, u32)>,
     /// The child ends up in a user namespace that is not ours.
     pub user_namespace: bool,
+    /// Accesses to files that Landlock refuses where no rule allows them.
+    pub landlock: u64,
     /// Capabilities that can be granted, as a bit mask.
     pub grantable: u64,
     /// setgroups(2) is denied there.

@@ -74,14 +74,15 @@ pub fn validate(spec: &Spec) -> Result<()> {
         }
     }
     hooks::hooks(spec)?;
+    crate::landlock::rules(spec)?;
     match spec.linux() {
         Some(linux) => linux::linux(spec, linux),
         None => Err(Error::invalid("linux", "is missing; a Linux context needs its namespaces at least")),
     }
 }
 
-fn version(version: &str) -> Result<()> {
 /// `MAJOR.MINOR.PATCH`, and what may follow after a hyphen or a plus (semver.org, 2.0.0).
+fn version(version: &str) -> Result<()> {
     let (core, rest) = version.split_at(version.find(['-', '+']).unwrap_or(version.len()));
     let number = |text: &str| text.parse::<u32>().ok().filter(|number| number.to_string() == text);
     let numbers: Vec<_> = core.split('.').map(number).collect();
@@ -176,7 +177,6 @@ pub fn process(field: &str, process: &Process) -> Result<()> {
     Ok(())
 }
 
-fn affinity(field: &str, process: &Process) -> Result<()> {
 /// What sched_setattr(2) would refuse without saying why (sched(7)).
 fn scheduler(process: &Process) -> Result<()> {
     const KEEP_POLICY_OR_PARAMETERS: u64 = 0x18;
@@ -205,6 +205,7 @@ fn scheduler(process: &Process) -> Result<()> {
     Ok(())
 }
 
+fn affinity(field: &str, process: &Process) -> Result<()> {
     let Some(affinity) = process.exec_cpu_affinity() else { return Ok(()) };
     for (name, cpus) in [("initial", affinity.initial()), ("final", affinity.cpu_affinity_final())] {
         if let Some(cpus) = cpus {
