@@ -95,7 +95,7 @@ fn read_profile(option: &'static str, path: &Path, capabilities: u64) -> Result<
     let bytes = fs::read(path).map_err(fail)?;
     let mut profile: Value = serde_json::from_slice(&bytes).map_err(|error| fail(error.into()))?;
     decide(&mut profile, capabilities);
-    Ok(serde_json::from_value(profile).map_err(|error| fail(error.into()))?)
+    Ok(vctx_runtime::config::seccomp_profile(profile).map_err(|error| fail(error.into()))?)
 }
 
 /// Turns `archMap` into a list, and keeps the rules whose `includes` hold and whose `excludes` do not.

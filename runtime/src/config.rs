@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{Process, Spec};
+use oci_spec::runtime::{LinuxSeccomp, Process, Spec};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -83,6 +83,15 @@ pub fn read_process(path: &Path) -> Result<ProcessConfig> {
     let bytes = read(path)?;
     let (process, unknown_capabilities) = understand(&bytes, path, normalise_process)?;
     Ok(ProcessConfig { process, unknown_capabilities })
+}
+
+/// Reads a seccomp profile, as `linux.seccomp` has it.
+///
+/// # Errors
+///
+/// Says what is wrong with it.
+pub fn seccomp_profile(profile: Value) -> serde_json::Result<LinuxSeccomp> {
+    strict::from_value(profile).map_err(serde_path_to_error::Error::into_inner)
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {

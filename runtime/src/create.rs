@@ -484,8 +484,8 @@ fn set_oom_score(spec: &Spec, pid: i32) -> Result<()> {
     write_oom_score(pid, score)
 }
 
-/// Writes `oom_score_adj` of a child that has not taken its identity yet. Without the privilege to lower it, the value is
-/// left as it is where it was not raised: an engine in a user namespace passes on what it has itself.
+/// Writes `oom_score_adj` of a child that has not taken its identity yet. To lower it takes a privilege; what an engine in a
+/// user namespace has itself, and passes on, is no lowering.
 pub(crate) fn write_oom_score(pid: i32, score: i32) -> Result<()> {
     let path = PathBuf::from(format!("/proc/{pid}/oom_score_adj"));
     fs::write(&path, score.to_string()).map_err(Error::state("write process.oomScoreAdj to", path))
