@@ -58,6 +58,7 @@ pub(crate) fn of_bundle(
         cgroups: cgroups(global),
         own: Vec::new(),
         folders: Vec::new(),
+        joined: None,
         network: None,
         shared: None,
     })

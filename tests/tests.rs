@@ -30,6 +30,7 @@ mod lifecycle;
 mod namespaces;
 mod net_devices;
 mod network;
+mod network_kinds;
 mod network_ports;
 mod network_shared;
 mod podman_rootless;
@@ -69,6 +70,7 @@ fn main() {
     suites.add("namespaces", &[Root], namespaces::cases());
     suites.add("net_devices", &[Root], net_devices::cases());
     suites.add("network", &[Root], network::cases());
+    suites.add("network_kinds", &[Root], network_kinds::cases());
     suites.add("network_ports", &[Root], network_ports::cases());
     suites.add("network_shared", &[Root], network_shared::cases());
     suites.add("cgroups", &[Root], cgroups::cases());

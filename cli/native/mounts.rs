@@ -61,7 +61,7 @@ impl Mounts {
             mounts.masked.extend(MASKED.map(String::from));
         }
         mounts.system(args, ids);
-        for (place, source) in network::files(global, args) {
+        for (place, source) in network::files(global, args)? {
             let options = ["bind", "ro", "nosuid", "nodev", "noexec"].map(String::from);
             mounts.list.push(mount(Path::new(place), "bind", source, &options));
         }
