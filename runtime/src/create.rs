@@ -18,10 +18,9 @@ use vctx_context::idmap::Mappings;
 use vctx_context::namespace::{Joined, Kind};
 use vctx_context::spawn::{self, Child, Handshake};
 use vctx_context::{exe, procfs, seccomp, terminal};
-use vctx_netns::device;
 
 use crate::config::Config;
-use crate::failure::explain;
+use crate::failure::{blame_memory, explain};
 use crate::groups::{Entry, apply_devices, first_groups, later_groups, without_devices};
 use crate::hooks::{self, Point};
 use crate::host::{Host, capability_warnings, grantable};
@@ -221,27 +220,6 @@ fn let_go(
     hooks::run(spec, Point::Poststart, context, pid, None)
 }
 
-/// A start that the memory limit has made fail says so.
-fn blame_memory(error: Error, spec: &Spec, context: &Context) -> Error {
-    let out_of_memory = match &error {
-        Error::Spawn(spawn::Error::Died) => {
-            context.state.cgroup.as_ref().is_some_and(|cgroup| cgroup.oom_kills().unwrap_or(0) > 0)
-        }
-        Error::Step { source, .. } => source.raw_os_error() == Some(libc::ENOMEM),
-        Error::Cgroup(error) => error.is_memory_in_use(),
-        _ => false,
-    };
-    let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
-    let limit = resources.and_then(|resources| resources.memory().as_ref()?.limit());
-    match limit.filter(|limit| out_of_memory && *limit > 0) {
-        Some(limit) => Error::invalid(
-            "linux.resources.memory.limit",
-            format!("is {limit} bytes, which is too low for a start; 8 MiB is enough for most"),
-        ),
-        None => error,
-    }
-}
-
 /// Undoes a `create` that has begun to run hooks: the specification wants those of the stop then ("Lifecycle", 12 and 13).
 fn abandon(spec: &Spec, context: &Context, undo: Undo, error: Error) -> Error {
     let error = blame_memory(error, spec, context);
@@ -295,7 +273,7 @@ fn accompany(live: &Live<'_>, context: &mut Context, undo: &mut Undo) -> Result<
         cgroup.apply(&without_devices(resources))?;
     }
     set_oom_score(spec, pid)?;
-    move_devices(spec, host, pid, undo)?;
+    network::move_devices(spec, host, pid, undo)?;
     let identity = procfs::identity(pid).map_err(Error::Proc)?.ok_or(Error::Spawn(spawn::Error::Died))?;
     context.write_process(pid, identity.start_time)?;
     if hooks::gate(spec) {
@@ -320,26 +298,6 @@ fn accompany(live: &Live<'_>, context: &mut Context, undo: &mut Undo) -> Result<
         Some(cgroup) if live.entry.later.is_none() => apply_devices(&cgroup, live.resources()),
         _ => Ok(()),
     }
-}
-
-/// Moves the network devices that the configuration names into the context. At its end the kernel takes care of them.
-fn move_devices(spec: &Spec, host: &Host, pid: i32, undo: &mut Undo) -> Result<()> {
-    let devices = crate::plan::net_devices(spec);
-    if devices.is_empty() {
-        return Ok(());
-    }
-    let own;
-    let namespace = match host.joined.iter().find(|one| one.kind == Kind::Network) {
-        Some(joined) => joined.as_fd(),
-        None => {
-            own = Joined::open(Kind::Network, format!("/proc/{pid}/ns/net").as_ref())?;
-            own.as_fd()
-        }
-    };
-    for device in devices {
-        undo.push(Step::ReturnDevice(device::move_into(&device, namespace)?));
-    }
-    Ok(())
 }
 
 /// A guest whose root is a user of its own cannot write our executable: only one that shares the host's ids could.

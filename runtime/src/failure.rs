@@ -3,17 +3,40 @@
 use std::ffi::CStr;
 use std::io;
 
+use oci_spec::runtime::Spec;
 use vctx_context::child::handshake::{Failure, Step};
 use vctx_context::child::plan::{Plan, Root, Scene};
 use vctx_context::spawn;
 
 use crate::Error;
+use crate::state::Context;
 
 /// Makes the error of a spawn that failed.
 pub(crate) fn explain(error: spawn::Error, plan: &Plan<'_>) -> Error {
     match error {
         spawn::Error::Step { failure, detail } => step(failure, &detail, plan),
         other => Error::Spawn(other),
+    }
+}
+
+/// A start that the memory limit has made fail says so.
+pub(crate) fn blame_memory(error: Error, spec: &Spec, context: &Context) -> Error {
+    let out_of_memory = match &error {
+        Error::Spawn(spawn::Error::Died) => {
+            context.state.cgroup.as_ref().is_some_and(|cgroup| cgroup.oom_kills().unwrap_or(0) > 0)
+        }
+        Error::Step { source, .. } => source.raw_os_error() == Some(libc::ENOMEM),
+        Error::Cgroup(error) => error.is_memory_in_use(),
+        _ => false,
+    };
+    let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+    let limit = resources.and_then(|resources| resources.memory().as_ref()?.limit());
+    match limit.filter(|limit| out_of_memory && *limit > 0) {
+        Some(limit) => Error::invalid(
+            "linux.resources.memory.limit",
+            format!("is {limit} bytes, which is too low for a start; 8 MiB is enough for most"),
+        ),
+        None => error,
     }
 }
 
