@@ -119,9 +119,7 @@ fn the_guests_root_cannot_leave_its_limit() {
     let root = disk.path.join("store");
     let name = idle_in(&user, &disk.path, &["--disk-size", "4m"]);
     let Some(tool) = crate::harness::which("chattr") else { return };
-    for (from, to) in [(tool.to_str().unwrap(), "/bin/chattr")] {
-        user.call_in(&root, &["cp", from, &format!("{name}:{to}")]).ok();
-    }
+    user.call_in(&root, &["cp", tool.to_str().unwrap(), &format!("{name}:/bin/chattr")]).ok();
     let script = "mkdir /d; chattr -p 7 /d; chattr -p 0 /d; chattr -P /d; head -c 20000000 /dev/zero > /d/large; echo $?";
     let printed = user.call_in(&root, &["exec", &name, "sh", "-c", script]);
     assert!(printed.stdout.ends_with("1\n"), "{}{}", printed.stdout, printed.stderr);

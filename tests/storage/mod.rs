@@ -24,7 +24,7 @@ pub fn image(user: &User) -> String {
     std::fs::create_dir(&image).unwrap();
     crate::harness::rootfs::populate(&image);
     let mut chown = std::process::Command::new("chown");
-    command::run(chown.args(["-R", "--reference"]).arg(&user.folder.join("home")).arg(&image)).ok();
+    command::run(chown.args(["-R", "--reference"]).arg(user.folder.join("home")).arg(&image)).ok();
     image.to_str().unwrap().to_owned()
 }
 
