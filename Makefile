@@ -31,7 +31,7 @@ MULTIARCH = $(shell rustc --print host-tuple | sed 's/-unknown//')
 # What has to be there, and the Debian package that brings it: `program=package` or `/file=package`.
 BUILD_NEEDS = cc=gcc /usr/lib/$(MULTIARCH)/libc.a=libc6-dev /usr/lib/$(MULTIARCH)/libseccomp.a=libseccomp-dev
 TEST_NEEDS = /usr/share/doc/busybox-static=busybox-static conmon=conmon containerd=containerd crun=crun \
-	dockerd=docker.io ip=iproute2 nft=nftables nginx=nginx-light nsenter=util-linux patch=patch podman=podman \
+	dockerd=docker.io ip=iproute2 iptables=iptables /usr/lib/cni/bridge=containernetworking-plugins nft=nftables nginx=nginx-light nsenter=util-linux patch=patch podman=podman \
 	prlimit=util-linux ps=procps python3=python3 runc=runc tini-static=tini newuidmap=uidmap \
 	docker-registry=docker-registry openssl=openssl skopeo=skopeo umoci=umoci
 FUZZ_NEEDS = c++=g++
@@ -105,6 +105,10 @@ test-faults: setup-test ## a kill and every error at every system call of every 
 	VCTX_FAULTS=all $(CARGO) test --workspace --test tests -- faults::
 soak: setup-test ## SOAK_STARTS [10000] starts, four at once, some killed: nothing may grow (as root)
 	VCTX_SOAK=$(SOAK_STARTS) $(CARGO) test --workspace --test tests
+
+.PHONY: test-crowd
+test-crowd: setup-test ## 1000 contexts on one network, four at once: nothing may be left, and the time of a start (as root)
+	VCTX_CROWD=1000 $(CARGO) test --workspace --test tests -- many_contexts
 
 .PHONY: test-v2 test-systemd
 test-v2: setup-machine ## the behaviour tests on pure cgroup v2, in a QEMU machine (as root)

@@ -58,8 +58,9 @@ pub(crate) fn of_bundle(
         cgroups: cgroups(global),
         own: Vec::new(),
         folders: Vec::new(),
+        files: Vec::new(),
         network: None,
-        shared: None,
+        shared: Vec::new(),
     })
 }
 

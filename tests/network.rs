@@ -246,7 +246,10 @@ fn killed_commands_leave_nothing_that_prune_does_not_repair() {
 fn many_contexts_come_and_go_without_a_trace() {
     let host = Host::new();
     let root = host.folder.join("rootfs");
-    let count = crate::harness::rounds(100);
+    // `make test-crowd` asks for more, and for figures.
+    let crowd = std::env::var("VCTX_CROWD").ok().and_then(|text| text.parse().ok());
+    let count = crowd.unwrap_or_else(|| crate::harness::rounds(100));
+    let mut times: Vec<Duration> = Vec::new();
     let batch: Vec<String> = (0..count).map(|number| host.id(&format!("m{number}"))).collect();
     for ids in batch.chunks(4) {
         let start = |id: &String| {
@@ -255,8 +258,10 @@ fn many_contexts_come_and_go_without_a_trace() {
             command.args(["--", "sleep", "1000"]).stdout(Stdio::null());
             command.spawn().unwrap()
         };
+        let begin = std::time::Instant::now();
         let children: Vec<_> = ids.iter().map(start).collect();
         children.into_iter().for_each(|mut child| assert!(child.wait().unwrap().success()));
+        times.push(begin.elapsed() / ids.len() as u32);
     }
     let about = host.inspect("vctx0");
     let contexts = about["contexts"].as_object().unwrap();
@@ -268,7 +273,19 @@ fn many_contexts_come_and_go_without_a_trace() {
         host.call(&["delete", "--force", id]).ok();
     }
     assert_eq!(host.inspect("vctx0")["contexts"].as_object().unwrap().len(), 0);
-    eventually("the end of the devices", 20, || (host.devices() == ["lo", "up0", "vctx0"]).then_some(()));
+    eventually("the end of the devices", 60, || (host.devices() == ["lo", "up0", "vctx0"]).then_some(()));
+    if crowd.is_some() {
+        let median = |part: &[Duration]| {
+            let mut part = part.to_vec();
+            part.sort();
+            part[part.len() / 2]
+        };
+        let tenth = (times.len() / 10).max(1);
+        let (first, last) = (median(&times[..tenth]), median(&times[times.len() - tenth..]));
+        println!(
+            "{count} contexts, four at once; a start, median of the first tenth {first:?}, of the last {last:?}"
+        );
+    }
 }
 
 fn the_rules_of_others_are_untouched() {

@@ -94,8 +94,16 @@ pub(crate) enum NativeError {
     SwapAlone,
     #[error("{0} needs --net bridge or the name of a network")]
     NeedsNetwork(&'static str),
-    #[error("--net shared needs --ip with an IPv4 address of this machine")]
+    #[error(
+        "--net-rate needs a device of the context's own, which --net bridge and networks of ours give; the host's is not held"
+    )]
+    NoDeviceToHold,
+    #[error("--net shared needs --ip with an address of this machine")]
     NoSharedAddress,
+    #[error(
+        "--ip: a context has one number on a network, which its addresses of both families end in; give one of them, or --net shared"
+    )]
+    TwoNumbers,
     #[error("--net container:{0}: it does not run")]
     NotRunning(String),
 }
@@ -107,6 +115,8 @@ pub(crate) struct Native {
     pub(crate) keep: bool,
     /// Keeps the layers of an image until the context has been created.
     pub(crate) lock: Option<Lock>,
+    /// What the context will do without.
+    pub(crate) warnings: Vec<vctx_runtime::Error>,
 }
 
 /// From the options to a request.
@@ -135,10 +145,11 @@ pub(crate) fn request(global: &Global, args: &RunArgs) -> Result<Native, Error> 
         cgroups: crate::create::cgroups(global),
         own: vec![root.folder],
         folders: root.folders,
+        files: network::made(args),
         network,
         shared: network::shared(args)?,
     };
-    Ok(Native { request, keep, lock })
+    Ok(Native { request, keep, lock, warnings: network::warnings(args) })
 }
 
 /// Nobody has the name, and no changes lie where the new ones will: those of a context whose state is gone, as after the
@@ -165,7 +176,7 @@ fn spec(
     root: &Root,
 ) -> Result<Spec, Error> {
     let terminal = terminal(args);
-    let mounts = mounts::Mounts::of(global, args, target, ids, root)?;
+    let mounts = mounts::Mounts::of(global, args, name, target, ids, root)?;
     let capabilities = security::capabilities(args);
     let names = vctx_context::capability::names(capabilities);
     let effective: &[String] = if ids.user.uid == 0 { &names } else { &[] };

@@ -1,25 +1,33 @@
 //! The network that a context is attached to, from `--net` and the options beside it.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use vctx_netns::Network;
+use vctx_netns::rate::Rates;
+use vctx_netns::resolver::{Reach, hosts, is_lost, usual};
 use vctx_runtime::network::Wanted;
 
 use super::NativeError;
 use crate::args::Global;
-use crate::create::networks;
+use crate::create::{networks, store};
 use crate::error::Error;
 use crate::run_args::{Mounts, RunArgs};
 
+/// Files in the folder of a context's state.
+const RESOLV_CONF: &str = "resolv.conf";
+const HOSTS: &str = "hosts";
+
 /// The network of ours that is asked for, if one is.
 pub(super) fn wanted(global: &Global, args: &RunArgs, name: &str) -> Result<Option<Wanted>, Error> {
-    if args.mounts.net == Network::Shared && args.mounts.publish.is_empty() {
+    if args.mounts.net == Network::Shared && args.mounts.publish.is_empty() && args.mounts.net_rate.is_none()
+    {
         return Ok(None);
     }
     let Network::Named(network) = &args.mounts.net else {
         return match &args.mounts {
-            Mounts { ip: Some(_), .. } => Err(NativeError::NeedsNetwork("--ip").into()),
+            mounts if !mounts.ip.is_empty() => Err(NativeError::NeedsNetwork("--ip").into()),
+            Mounts { net_rate: Some(_), .. } => Err(NativeError::NoDeviceToHold.into()),
             mounts if !mounts.publish.is_empty() => Err(NativeError::NeedsNetwork("--publish").into()),
             _ => Ok(None),
         };
@@ -29,37 +37,78 @@ pub(super) fn wanted(global: &Global, args: &RunArgs, name: &str) -> Result<Opti
     }
     let networks = networks(global);
     let definition = networks.open(network)?;
-    if let Some(address) = args.mounts.ip {
-        definition.lease_of(address)?;
+    let leases: Vec<u32> =
+        args.mounts.ip.iter().map(|address| definition.lease_of(*address)).collect::<Result<_, _>>()?;
+    if leases.windows(2).any(|pair| pair[0] != pair[1]) {
+        return Err(NativeError::TwoNumbers.into());
     }
     let hostname = args.process.hostname.iter().filter(|hostname| *hostname != name);
     let names = std::iter::once(name.to_owned()).chain(hostname.cloned()).collect();
     Ok(Some(Wanted {
         networks,
         definition,
-        address: args.mounts.ip,
+        address: args.mounts.ip.first().copied(),
         names,
+        entries: args.mounts.add_host.clone(),
         ports: args.mounts.publish.clone(),
+        rates: args.mounts.net_rate.unwrap_or_default().applied_to(Rates::default()),
     }))
 }
 
-/// The address of the host that the context is held to.
-pub(super) fn shared(args: &RunArgs) -> Result<Option<Ipv4Addr>, Error> {
-    match (&args.mounts.net, args.mounts.ip) {
-        (Network::Shared, _) if !super::is_root() => Err(NativeError::NeedsRoot("--net shared").into()),
-        (Network::Shared, Some(IpAddr::V4(address))) => Ok(Some(address)),
-        (Network::Shared, _) => Err(NativeError::NoSharedAddress.into()),
-        _ => Ok(None),
+/// The addresses of the host that the context is held to.
+pub(super) fn shared(args: &RunArgs) -> Result<Vec<IpAddr>, Error> {
+    match &args.mounts.net {
+        Network::Shared if !super::is_root() => Err(NativeError::NeedsRoot("--net shared").into()),
+        Network::Shared if args.mounts.ip.is_empty() => Err(NativeError::NoSharedAddress.into()),
+        // One of version 4 in the clothes of version 6 is what it is.
+        Network::Shared => Ok(args.mounts.ip.iter().map(IpAddr::to_canonical).collect()),
+        _ => Ok(Vec::new()),
     }
 }
 
-/// The files of its network that a context sees: where, and what.
-pub(super) fn files(global: &Global, args: &RunArgs) -> Vec<(&'static str, PathBuf)> {
-    match &args.mounts.net {
-        Network::Named(network) => {
-            let pool = networks(global).pool(network);
-            vec![("/etc/hosts", pool.hosts()), ("/etc/resolv.conf", pool.resolv_conf())]
+/// The files of its network that a context sees: where, and what. A context that asks for more than others of its network
+/// has files of its own, in the folder of its state.
+pub(super) fn files(global: &Global, args: &RunArgs, name: &str) -> Vec<(&'static str, PathBuf)> {
+    let mut files = Vec::new();
+    if let Network::Named(network) = &args.mounts.net {
+        let pool = networks(global).pool(network);
+        let own = !args.mounts.add_host.is_empty();
+        files.push(("/etc/hosts", if own { pool.own_hosts(name) } else { pool.hosts() }));
+        if args.mounts.resolver().is_none() {
+            files.push(("/etc/resolv.conf", pool.resolv_conf()));
         }
-        _ => Vec::new(),
+    }
+    let folder = store(global).root().join(name);
+    for (file, _) in made(args) {
+        let place = if file == HOSTS { "/etc/hosts" } else { "/etc/resolv.conf" };
+        files.push((place, folder.join(file)));
+    }
+    files
+}
+
+/// The files that are written for this context: name and content.
+pub(super) fn made(args: &RunArgs) -> Vec<(String, String)> {
+    let net = &args.mounts.net;
+    let reach = if *net == Network::Host { Reach::All } else { Reach::NoLoopback };
+    let asked = args.mounts.resolver();
+    let mut files = Vec::new();
+    // A context that shares the host's network has the host's file, and may not reach the servers that it names.
+    if !asked.is_none() || (*net == Network::Shared && usual(Reach::All) != usual(Reach::NoLoopback)) {
+        files.push((RESOLV_CONF.to_owned(), asked.file(reach)));
+    }
+    let entries = &args.mounts.add_host;
+    if !entries.is_empty() && !matches!(net, Network::Named(_)) {
+        let reach = if *net == Network::Shared { Reach::All } else { reach };
+        files.push((HOSTS.to_owned(), hosts(reach, entries)));
+    }
+    files
+}
+
+/// What it will do without.
+pub(super) fn warnings(args: &RunArgs) -> Vec<vctx_runtime::Error> {
+    let reaches_out = matches!(args.mounts.net, Network::Named(_) | Network::Shared);
+    match reaches_out && args.mounts.dns.is_empty() && is_lost() {
+        true => vec![vctx_netns::Error::NoNameServer.into()],
+        false => Vec::new(),
     }
 }

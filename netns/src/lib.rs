@@ -2,11 +2,13 @@
 //! a name, a context an id.
 //!
 //! [`kind`] says which networks there are; [`network`] is one that was defined, [`store`] where definitions are kept;
-//! [`lease`] who has which address, [`names`] how they find each other; [`bridge`] makes the devices, [`ports`] says who has
-//! which port of the machine, and [`rules`] and `guard` are the nftables. [`shared`] is for contexts without a network namespace. [`device`] moves devices of the host into a namespace and back; `wire` is the socket that all requests go
-//! through.
+//! [`lease`] who has which address, [`names`] how they find each other, [`resolver`] how they find the outside; [`bridge`] makes the devices, [`ports`] says who has
+//! which port of the machine, and [`rules`] and `guard` are the nftables, `forward` what is done where others drop; [`rate`] says how much may pass, and [`shaping`]
+//! holds contexts to it; [`counters`] say what has passed. [`shared`] is for contexts without a network namespace. [`device`] moves devices of the host into a
+//! namespace and back; `wire` is the socket that all requests go through.
 
 pub mod bridge;
+pub mod counters;
 pub mod device;
 pub mod error;
 pub mod kind;
@@ -14,12 +16,16 @@ pub mod lease;
 pub mod names;
 pub mod network;
 pub mod ports;
+pub mod rate;
+pub mod resolver;
 pub mod rules;
+pub mod shaping;
 pub mod shared;
 pub mod store;
 pub mod subnet;
 
 mod file;
+mod forward;
 mod guard;
 mod wire;
 

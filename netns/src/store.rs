@@ -15,7 +15,7 @@ use crate::lease::Pool;
 use crate::network::{DEFAULT, Definition, Wanted, is_name};
 use crate::ports::Ports;
 use crate::wire::Wire;
-use crate::{Error, Result, Subnet, bridge, file, rules};
+use crate::{Error, Result, Subnet, bridge, file, rules, shaping};
 
 /// The networks of a machine.
 #[derive(Debug, Clone)]
@@ -132,11 +132,13 @@ impl Networks {
         let definition = self.open(name)?;
         let pool = self.pool(name);
         let lock = pool.lock()?;
-        let users = pool.leases(&lock)?.into_iter().filter(|(lease, id)| alive(id, *lease));
-        let users: Vec<String> = users.map(|(_, id)| id).collect();
+        let leases = pool.leases(&lock)?;
+        let users = leases.iter().filter(|(lease, id)| alive(id, *lease));
+        let users: Vec<String> = users.map(|(_, id)| id.clone()).collect();
         if !users.is_empty() {
             return Err(Error::InUse { name: name.into(), users });
         }
+        leases.iter().try_for_each(|(lease, _)| shaping::forget(&definition.port(*lease)))?;
         rules::remove(&definition)?;
         bridge::remove(&definition)?;
         file::remove(pool.folder())?;

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -59,10 +59,12 @@ pub struct Request {
     pub own: Vec<PathBuf>,
     /// Folders that are made for it, below those, with their permission bits.
     pub folders: Vec<(PathBuf, u32)>,
+    /// Files that lie in the folder of its state: name and content. All may read them where they are mounted.
+    pub files: Vec<(String, String)>,
     /// The network of ours that it is attached to.
     pub network: Option<network::Wanted>,
-    /// The address of the host's own network that it is held to.
-    pub shared: Option<Ipv4Addr>,
+    /// The addresses of the host's own network that it is held to.
+    pub shared: Vec<IpAddr>,
 }
 
 /// Who takes the master of a terminal.
@@ -171,9 +173,10 @@ pub fn create(store: &Store, mut request: Request) -> Result<Created> {
     let child = undo.keep().ok_or(Error::Spawn(spawn::Error::Died))?;
     let process = spec.process().as_ref();
     let unknown = &request.config.unknown_capabilities;
-    let warnings = process
+    let mut warnings = process
         .map(|process| capability_warnings(unknown, process, facts.user_namespace))
         .unwrap_or_default();
+    warnings.extend(network::warning(&request));
     Ok(Created { context, child, lock, warnings })
 }
 
@@ -354,17 +357,29 @@ fn record(
         own: request.own.clone(),
         no_keyring: request.no_keyring,
         network: request.network.as_ref().map(network::Wanted::announced),
-        shared: request.shared,
+        shared: request.shared.clone(),
     };
     let context = Context { folder, state };
     let path = context.config_path();
     fs::write(&path, &request.config.bytes).map_err(Error::state("write", path))?;
     context.write()?;
     // From here on a killed create is cleaned up by what was written.
+    for (name, content) in &request.files {
+        let path = context.folder.join(name);
+        write_public(&path, content).map_err(Error::state("write", path))?;
+    }
     for (path, mode) in &request.folders {
         make_folder(path, *mode).map_err(Error::state("make the folder", path))?;
     }
     Ok(context)
+}
+
+/// Writes a file that everybody may read, whatever the umask.
+fn write_public(path: &std::path::Path, content: &str) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let mut file = File::create(path)?;
+    file.write_all(content.as_bytes())?;
+    file.set_permissions(fs::Permissions::from_mode(0o644))
 }
 
 /// Makes a folder with exactly these permission bits, whatever the umask. Those above it are only for their owner.
@@ -434,6 +449,7 @@ fn facts<'a>(
         idmaps: Vec::new(),
         gate: hooks::gate(spec),
         keyring: !request.no_keyring,
+        scoped: !request.shared.is_empty(),
         start: start.map(AsFd::as_fd),
         no_pivot: request.no_pivot,
         proc: host.proc.as_fd(),

@@ -11,8 +11,10 @@ use vctx_context::cgroup::{self, Addresses};
 use vctx_context::namespace::{Joined, Kind};
 use vctx_netns::network::Definition;
 use vctx_netns::ports::{Ports, Publish};
+use vctx_netns::rate::{Change, Rates};
+use vctx_netns::resolver::Entry;
 use vctx_netns::shared::Claims;
-use vctx_netns::{Networks, bridge, rules};
+use vctx_netns::{Networks, bridge, rules, shaping};
 
 use crate::create::Request;
 
@@ -31,8 +33,12 @@ pub struct Wanted {
     pub address: Option<IpAddr>,
     /// Names under which others of the network find it.
     pub names: Vec<String>,
+    /// Names that only it knows.
+    pub entries: Vec<Entry>,
     /// Ports of the machine that lead to it.
     pub ports: Vec<Publish>,
+    /// How much it may receive and send.
+    pub rates: Rates,
 }
 
 /// What a context has of a network.
@@ -50,6 +56,9 @@ pub struct Attached {
     pub bridge: String,
     /// Ports of the machine that lead to it.
     pub ports: Vec<Publish>,
+    /// How much it may receive and send.
+    #[serde(default, skip_serializing_if = "Rates::is_none")]
+    pub rates: Rates,
 }
 
 impl Wanted {
@@ -62,6 +71,7 @@ impl Wanted {
             port: None,
             bridge: self.definition.bridge(),
             ports: self.ports.clone(),
+            rates: self.rates,
         }
     }
 }
@@ -82,13 +92,16 @@ pub(crate) fn lease(store: &Store, wanted: &Wanted, context: &mut Context, undo:
         ..wanted.announced()
     };
     undo.push(Step::LeaveNetwork(store.root().to_owned(), id, attached.clone()));
-    // Ports of a dead context must not lead to who has its address now.
+    // Ports of a dead context must not lead to who has its address now, nor its rate hold it.
+    if dead.is_some() {
+        shaping::forget(&network.port(lease))?;
+    }
     if let Some(own) = dead.and_then(|dead| store.open(&dead).ok()?.state.network) {
         rules::withdraw(&own.bridge, &own.ports);
     }
     rules::admit(network, lease)?;
     publish(store, wanted, &context.state.id, lease)?;
-    pool.add_names(&lock, network, lease, &wanted.names)?;
+    pool.add_names(&lock, network, lease, &wanted.names, &wanted.entries)?;
     context.state.network = Some(attached);
     context.write()?;
     Ok(bridge)
@@ -117,7 +130,38 @@ pub(crate) fn attach(wanted: &Wanted, bridge: u32, context: &Context, pid: i32) 
         return Ok(());
     };
     let namespace = Joined::open(Kind::Network, format!("/proc/{pid}/ns/net").as_ref())?;
-    Ok(bridge::attach(&wanted.definition, bridge, lease, namespace.as_fd())?)
+    bridge::attach(&wanted.definition, bridge, lease, namespace.as_fd())?;
+    if wanted.rates.is_none() {
+        return Ok(());
+    }
+    Ok(shaping::hold(&wanted.definition.port(lease), &wanted.rates)?)
+}
+
+/// Changes how much a context may receive and send. Gives what held before.
+pub(crate) fn change_rates(context: &mut Context, change: Change) -> Result<Rates> {
+    let id = context.state.id.clone();
+    let own = context.state.network.as_mut().ok_or_else(|| Error::NoRate { id: id.clone() })?;
+    let port = own.port.clone().ok_or(Error::NoRate { id })?;
+    let before = own.rates;
+    let rates = change.applied_to(before);
+    own.rates = rates;
+    // Written first: what goes beyond the port's own life is then known to `delete`.
+    context.write()?;
+    if let Err(error) = shaping::hold(&port, &rates) {
+        set_rates(context, before);
+        return Err(error.into());
+    }
+    Ok(before)
+}
+
+/// Goes back to what held before. The first error is told, and not one of this.
+pub(crate) fn set_rates(context: &mut Context, rates: Rates) {
+    let Some(own) = context.state.network.as_mut() else { return };
+    own.rates = rates;
+    if let Some(port) = &own.port {
+        let _ = shaping::hold(port, &rates);
+    }
+    let _ = context.write();
 }
 
 /// Gives back what a context has of its network. The device goes with the namespace.
@@ -142,23 +186,36 @@ pub(crate) fn leave(state_root: &Path, id: &str, attached: &Attached) -> Result<
     for lease in own {
         if pool.give_back(&lock, lease, id)? {
             pool.remove_names(&lock, id)?;
+            if let (Some(port), Some(_)) = (&attached.port, attached.rates.outward) {
+                shaping::forget(port)?;
+            }
         }
     }
     Ok(())
 }
 
-/// Holds a context that shares the host's network to its address. Its group is there, and its process not yet.
+/// Holds a context that shares the host's network to its addresses. Its group is there, and its process not yet.
 pub(crate) fn hold(store: &Store, request: &Request, context: &Context, undo: &mut Undo) -> Result<()> {
-    let Some(own) = request.shared else { return Ok(()) };
+    let own = &request.shared;
+    if own.is_empty() {
+        return Ok(());
+    }
     let id = &context.state.id;
     let claims = Claims::new(&Networks::memory(store.root()));
     undo.push(Step::LetGo(store.root().to_owned(), id.clone()));
     let loopback = claims.take(&claims.lock()?, own, id, |holder| store.is_alive(holder))?;
     let cgroup = context.state.cgroup.as_ref().ok_or(cgroup::Error::NoUnified)?;
-    Ok(cgroup.hold_to(Addresses { own, loopback })?)
+    Ok(cgroup.hold_to(&Addresses { own: own.clone(), loopback })?)
 }
 
-/// Gives back the address that a context was held to. The programs have gone with its group.
+/// What a context on the host's network is not held from.
+pub(crate) fn warning(request: &Request) -> Option<Error> {
+    const SCOPES: i64 = 6;
+    (!request.shared.is_empty() && vctx_context::child::sys::landlock_version() < SCOPES)
+        .then_some(Error::NoScope)
+}
+
+/// Gives back the addresses that a context was held to. The programs have gone with its group.
 pub(crate) fn let_go(state_root: &Path, id: &str) -> Result<()> {
     let claims = Claims::new(&Networks::memory(state_root));
     Ok(claims.give_back(&claims.lock()?, id)?)
@@ -217,15 +274,32 @@ pub fn prune(store: &Store, networks: &Networks) -> Result<Vec<String>> {
             } else {
                 pool.give_back(&lock, lease, &id)?;
                 pool.remove_names(&lock, &id)?;
+                shaping::forget(&network.port(lease))?;
                 done.push(format!("{name}: gave back number {lease} of {id}, which is gone"));
             }
+        }
+        for (_, id) in &alive {
+            hold_again(store, id)?;
         }
         if !alive.is_empty() && bridge::find(&network)?.is_none() {
             bring_up(store, &network, || Ok(alive))?;
             done.push(format!("{name}: made the bridge {} or its rules anew", network.bridge()));
+        } else if !alive.is_empty() {
+            rules::admit_forwarding(&network)?;
         }
     }
     Ok(done)
+}
+
+/// Holds a context to its rates, as far as something is missing of what held it.
+fn hold_again(store: &Store, id: &str) -> Result<()> {
+    let Ok(context) = store.open(id) else { return Ok(()) };
+    match context.state.network {
+        Some(Attached { port: Some(port), rates, .. }) if !rates.is_none() => {
+            Ok(shaping::hold(&port, &rates)?)
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Brings a network up. A bridge or rules that had to be made anew get what they have lost: the ports of the bridge, those

@@ -229,6 +229,8 @@ pub struct Process<'a> {
     pub label: Option<(&'a CStr, &'a [u8])>,
     /// A new session keyring (session-keyring(7)), in place of the caller's.
     pub keyring: bool,
+    /// It shares a network namespace with others whose abstract unix sockets are not its own to reach.
+    pub scoped: bool,
     /// Compiled seccomp program.
     pub seccomp: Option<Filter<'a>>,
     /// A terminal is made, and its master goes to this socket.

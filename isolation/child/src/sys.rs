@@ -144,6 +144,29 @@ pub fn new_session_keyring() -> Result<(), Errno> {
     check(unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, 0, 0, 0, 0) }).map(drop)
 }
 
+/// Keeps this process and its descendants from abstract unix sockets that others have made (landlock(7),
+/// `LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET`, Linux 6.12).
+pub fn scope_abstract_sockets() -> Result<(), Errno> {
+    // struct landlock_ruleset_attr: rights over files, rights over ports, scopes.
+    let attributes = [0_u64, 0, 1];
+    let size = size_of_val(&attributes);
+    // SAFETY: the kernel reads `size` bytes of a live array.
+    let ruleset =
+        check(unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, attributes.as_ptr(), size, 0) })?;
+    // SAFETY: the result is a new descriptor that nobody else owns.
+    let ruleset = unsafe { OwnedFd::from_raw_fd(ruleset as RawFd) };
+    // SAFETY: the kernel reads a descriptor that lives to the end of the call.
+    check(unsafe { libc::syscall(libc::SYS_landlock_restrict_self, ruleset.as_raw_fd(), 0) }).map(drop)
+}
+
+/// The version of Landlock that the kernel offers, 0 without it. Scopes came with 6.
+#[must_use]
+pub fn landlock_version() -> i64 {
+    const VERSION: c_int = 1;
+    // SAFETY: with this flag the kernel reads no attributes.
+    check(unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, 0, 0, VERSION) }).unwrap_or(0)
+}
+
 /// personality(2).
 pub fn personality(domain: u64) -> Result<(), Errno> {
     // SAFETY: the kernel is given a number; the layout of memory that it chooses holds from the next execve(2) on.

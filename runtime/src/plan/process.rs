@@ -74,6 +74,7 @@ pub(crate) fn process<'a>(
         affinity: if first { None } else { final_affinity(arena, process)? },
         label: label(&press, process)?,
         keyring: facts.keyring,
+        scoped: facts.scoped,
         seccomp: facts.filter,
         console: facts.console.map(|socket| Console { socket, size }),
         keep_below: facts.preserve.saturating_add(3),
