@@ -59,6 +59,7 @@ pub(crate) fn of_bundle(
         own: Vec::new(),
         folders: Vec::new(),
         files: Vec::new(),
+        joined: None,
         network: None,
         shared: Vec::new(),
     })

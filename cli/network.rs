@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::process::ExitCode;
 
 use serde_json::{Value, json};
-use vctx_netns::network::{DEFAULT, Definition, GATEWAY, Wanted};
+use vctx_netns::network::{DEFAULT, Definition, Driver, GATEWAY, Wanted};
 use vctx_runtime::network::prune;
 
 use crate::args::Global;
@@ -40,8 +40,10 @@ pub(crate) fn run(global: &Global, verb: NetworkVerb) -> Result<ExitCode, Error>
 }
 
 fn create(global: &Global, args: NetworkCreateArgs) -> Result<(), Error> {
-    let NetworkCreateArgs { subnet, internal, mtu, name } = args;
-    let made = networks(global).create(&Wanted { name, subnets: subnet, internal, mtu })?;
+    let NetworkCreateArgs { kind, parent, range, gateway, subnet, internal, mtu, name } = args;
+    let wanted =
+        Wanted { name, subnets: subnet, internal, mtu, driver: kind, parent, range, gateways: gateway };
+    let made = networks(global).create(&wanted)?;
     output::text(&format!("{}\n", made.name))
 }
 
@@ -53,24 +55,38 @@ fn ls(global: &Global, args: &NetworkLsArgs) -> Result<(), Error> {
     if args.json {
         return output::json(&all.iter().map(describe).collect::<Vec<_>>());
     }
-    let heading = ["NAME", "BRIDGE", "SUBNETS", "REACH"].map(str::to_owned).to_vec();
+    let heading = ["NAME", "KIND", "DEVICE", "SUBNETS", "REACH"].map(str::to_owned).to_vec();
     let row = |one: &Definition| {
         let subnets: Vec<String> = one.subnets().map(|subnet| subnet.to_string()).collect();
         let reach = if one.internal { "internal" } else { "outside" };
-        vec![one.name.clone(), one.bridge(), subnets.join(","), reach.into()]
+        vec![one.name.clone(), one.driver.to_string(), device(one), subnets.join(","), reach.into()]
     };
     let rows: Vec<_> = [heading].into_iter().chain(all.iter().map(row)).collect();
     output::table(&rows)
 }
 
+/// What it stands on: its bridge, or a device of the machine.
+fn device(network: &Definition) -> String {
+    match (network.driver, &network.parent) {
+        (Driver::Bridge, _) => network.bridge(),
+        (_, parent) => parent.clone().unwrap_or_default(),
+    }
+}
+
 fn describe(network: &Definition) -> Value {
+    let gateways = match network.driver {
+        Driver::Macvlan => network.gateways.clone(),
+        _ => network.addresses(GATEWAY),
+    };
     json!({
         "name": network.name,
         "default": network.name == DEFAULT,
-        "driver": "bridge",
-        "bridge": network.bridge(),
+        "driver": network.driver,
+        "bridge": (network.driver == Driver::Bridge).then(|| network.bridge()),
+        "parent": network.parent,
+        "range": network.range,
         "subnets": network.subnets().collect::<Vec<_>>(),
-        "gateways": network.addresses(GATEWAY),
+        "gateways": gateways,
         "internal": network.internal,
         "mtu": network.mtu,
     })
@@ -86,7 +102,8 @@ fn inspect(global: &Global, name: &str) -> Result<Value, Error> {
         .map(|(lease, id)| {
             let alive = store.holds_lease(&id, name, lease);
             let about = json!({
-                "addresses": network.addresses(lease), "port": network.port(lease), "running": alive,
+                "addresses": network.addresses(lease), "running": alive,
+                "port": (network.driver != Driver::Macvlan).then(|| network.port(lease)),
             });
             (id, about)
         })

@@ -30,6 +30,7 @@ mod namespaces;
 mod net_devices;
 mod network;
 mod network_engines;
+mod network_kinds;
 mod network_names;
 mod network_ports;
 mod network_rates;
@@ -72,6 +73,7 @@ fn main() {
     suites.add("network", &[Root], network::cases());
     suites.add("network_engines", &[Root], network_engines::cases());
     suites.add("network_names", &[Root], network_names::cases());
+    suites.add("network_kinds", &[Root], network_kinds::cases());
     suites.add("network_ports", &[Root], network_ports::cases());
     suites.add("network_rates", &[Root], network_rates::cases());
     suites.add("network_shared", &[Root], network_shared::cases());

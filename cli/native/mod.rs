@@ -104,8 +104,6 @@ pub(crate) enum NativeError {
         "--ip: a context has one number on a network, which its addresses of both families end in; give one of them, or --net shared"
     )]
     TwoNumbers,
-    #[error("--net container:{0}: it does not run")]
-    NotRunning(String),
 }
 
 /// What is asked for, and how long what it needs is held.
@@ -130,7 +128,9 @@ pub(crate) fn request(global: &Global, args: &RunArgs) -> Result<Native, Error> 
     let root = Root::of(global, args, &name, &target, &ids)?;
     is_free(&store, &name, &root.folder)?;
     let network = network::wanted(global, args, &name)?;
-    let spec = spec(global, args, &name, &target, &ids, &root)?;
+    let joined = network::joined(global, args, &ids)?;
+    let path = joined.as_ref().map(|(_, path)| path.as_path());
+    let spec = spec(global, args, &name, &target, &ids, &root, path)?;
     let request = Request {
         id: name,
         config: Config::from_spec(spec)?,
@@ -146,6 +146,7 @@ pub(crate) fn request(global: &Global, args: &RunArgs) -> Result<Native, Error> 
         own: vec![root.folder],
         folders: root.folders,
         files: network::made(args),
+        joined: joined.map(|(namespace, _)| namespace),
         network,
         shared: network::shared(args)?,
     };
@@ -174,6 +175,7 @@ fn spec(
     target: &Target,
     ids: &Ids,
     root: &Root,
+    joined: Option<&Path>,
 ) -> Result<Spec, Error> {
     let terminal = terminal(args);
     let mounts = mounts::Mounts::of(global, args, name, target, ids, root)?;
@@ -182,7 +184,7 @@ fn spec(
     let effective: &[String] = if ids.user.uid == 0 { &names } else { &[] };
     let hostname = args.process.hostname.as_deref().unwrap_or_else(|| short(name));
     let mut linux = json!({
-        "namespaces": namespaces(global, args, ids)?,
+        "namespaces": namespaces(args, ids, joined)?,
         "resources": limits::resources(args)?,
         "devices": security::devices(args, ids)?,
         "maskedPaths": if args.security.privileged { Vec::new() } else { mounts.masked },
@@ -224,7 +226,7 @@ fn spec(
 }
 
 /// The kinds are all new, but for what was asked.
-fn namespaces(global: &Global, args: &RunArgs, ids: &Ids) -> Result<Vec<Value>, Error> {
+fn namespaces(args: &RunArgs, ids: &Ids, joined: Option<&Path>) -> Result<Vec<Value>, Error> {
     let mut list: Vec<Value> =
         ["pid", "ipc", "uts", "mount", "cgroup"].iter().map(|kind| json!({ "type": kind })).collect();
     if ids.mappings.is_some() {
@@ -233,22 +235,13 @@ fn namespaces(global: &Global, args: &RunArgs, ids: &Ids) -> Result<Vec<Value>, 
     if !args.security.time_offset.is_empty() {
         list.push(json!({ "type": "time" }));
     }
-    match &args.mounts.net {
-        Network::Host | Network::Shared => {}
-        Network::None => list.push(json!({ "type": "network" })),
-        Network::Named(_) if ids.mappings.is_some() => {
+    match (&args.mounts.net, joined) {
+        (Network::Host | Network::Shared, _) => {}
+        (_, Some(path)) => list.push(json!({ "type": "network", "path": path })),
+        (Network::Named(_), None) if ids.mappings.is_some() => {
             return Err(NativeError::NeedsRoot("--net with a network of ours").into());
         }
-        Network::Named(_) => list.push(json!({ "type": "network" })),
-        Network::Namespace(_) | Network::Context(_) if ids.mappings.is_some() => {
-            return Err(NativeError::NeedsRoot("--net with another's namespace").into());
-        }
-        Network::Namespace(path) => list.push(json!({ "type": "network", "path": path })),
-        Network::Context(id) => {
-            let other = crate::create::store(global).open(id)?;
-            let alive = other.alive()?.ok_or_else(|| NativeError::NotRunning(id.clone()))?;
-            list.push(json!({ "type": "network", "path": format!("/proc/{}/ns/net", alive.pid) }));
-        }
+        (_, None) => list.push(json!({ "type": "network" })),
     }
     Ok(list)
 }

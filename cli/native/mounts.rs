@@ -62,7 +62,7 @@ impl Mounts {
             mounts.masked.extend(MASKED.map(String::from));
         }
         mounts.system(args, ids);
-        for (place, source) in network::files(global, args, name) {
+        for (place, source) in network::files(global, args, name)? {
             let options = ["bind", "ro", "nosuid", "nodev", "noexec"].map(String::from);
             mounts.list.push(mount(Path::new(place), "bind", source, &options));
         }

@@ -3,12 +3,15 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use vctx_context::namespace::Joined;
 use vctx_netns::Network;
+use vctx_netns::network::Driver;
 use vctx_netns::rate::Rates;
 use vctx_netns::resolver::{Reach, hosts, is_lost, usual};
-use vctx_runtime::network::Wanted;
+use vctx_runtime::network::{Wanted, join};
 
 use super::NativeError;
+use super::ids::Ids;
 use crate::args::Global;
 use crate::create::{networks, store};
 use crate::error::Error;
@@ -37,6 +40,12 @@ pub(super) fn wanted(global: &Global, args: &RunArgs, name: &str) -> Result<Opti
     }
     let networks = networks(global);
     let definition = networks.open(network)?;
+    if definition.driver == Driver::Macvlan && !args.mounts.publish.is_empty() {
+        return Err(vctx_netns::Error::NoPorts(definition.name).into());
+    }
+    if definition.driver == Driver::Macvlan && args.mounts.net_rate.is_some() {
+        return Err(NativeError::NoDeviceToHold.into());
+    }
     let leases: Vec<u32> =
         args.mounts.ip.iter().map(|address| definition.lease_of(*address)).collect::<Result<_, _>>()?;
     if leases.windows(2).any(|pair| pair[0] != pair[1]) {
@@ -66,24 +75,42 @@ pub(super) fn shared(args: &RunArgs) -> Result<Vec<IpAddr>, Error> {
     }
 }
 
+/// The network namespace of somebody else that the context joins, and its path.
+pub(super) fn joined(global: &Global, args: &RunArgs, ids: &Ids) -> Result<Option<(Joined, PathBuf)>, Error> {
+    match &args.mounts.net {
+        Network::Namespace(_) | Network::Context(_) if ids.mappings.is_some() => {
+            Err(NativeError::NeedsRoot("--net with another's namespace").into())
+        }
+        Network::Namespace(path) => Ok(Some((join::of_path(path)?, path.clone()))),
+        Network::Context(id) => Ok(Some(join::of_context(&store(global), id)?)),
+        _ => Ok(None),
+    }
+}
+
 /// The files of its network that a context sees: where, and what. A context that asks for more than others of its network
 /// has files of its own, in the folder of its state.
-pub(super) fn files(global: &Global, args: &RunArgs, name: &str) -> Vec<(&'static str, PathBuf)> {
-    let mut files = Vec::new();
-    if let Network::Named(network) = &args.mounts.net {
-        let pool = networks(global).pool(network);
-        let own = !args.mounts.add_host.is_empty();
-        files.push(("/etc/hosts", if own { pool.own_hosts(name) } else { pool.hosts() }));
-        if args.mounts.resolver().is_none() {
-            files.push(("/etc/resolv.conf", pool.resolv_conf()));
+pub(super) fn files(
+    global: &Global,
+    args: &RunArgs,
+    name: &str,
+) -> Result<Vec<(&'static str, PathBuf)>, Error> {
+    let mut files = match &args.mounts.net {
+        Network::Named(network) => {
+            let pool = networks(global).pool(network);
+            let own = !args.mounts.add_host.is_empty();
+            let hosts = if own { pool.own_hosts(name) } else { pool.hosts() };
+            vec![("/etc/hosts", hosts), ("/etc/resolv.conf", pool.resolv_conf())]
         }
-    }
+        Network::Context(id) => join::files_of(&store(global), id)?,
+        _ => Vec::new(),
+    };
     let folder = store(global).root().join(name);
     for (file, _) in made(args) {
         let place = if file == HOSTS { "/etc/hosts" } else { "/etc/resolv.conf" };
+        files.retain(|(before, _)| *before != place);
         files.push((place, folder.join(file)));
     }
-    files
+    Ok(files)
 }
 
 /// The files that are written for this context: name and content.

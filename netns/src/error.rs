@@ -30,6 +30,60 @@ pub enum Error {
         /// Ids of contexts.
         users: Vec<String>,
     },
+    /// An option that another kind of network has.
+    #[error("{option}: a {driver} network has no such thing; leave it out, or choose another --kind")]
+    Unfit {
+        /// As typed.
+        option: &'static str,
+        /// What the devices are.
+        driver: crate::network::Driver,
+    },
+    /// A macvlan network needs a device.
+    #[error("--kind macvlan needs --parent with a device of this machine, such as eth0")]
+    NeedsParent,
+    /// A network on a device needs the addresses that are known there.
+    #[error("--parent needs --subnet, such as 192.168.1.0/24: the addresses that machines behind it know")]
+    NeedsSubnet,
+    /// There is no such device.
+    #[error("--parent {0}: there is no such network device; `ip link` shows those that there are")]
+    NoParent(String),
+    /// The device is down.
+    #[error(
+        "the network device {0:?}, on which the network lies, is down; `ip link set {0} up` brings it up"
+    )]
+    ParentDown(String),
+    /// The range lies elsewhere.
+    #[error("--range {range}: is no part of {subnets} that contexts could have")]
+    RangeOutside {
+        /// As asked for.
+        range: Subnet,
+        /// The subnets of the network.
+        subnets: String,
+    },
+    /// The router lies elsewhere.
+    #[error("--gateway {gateway}: is no address of {subnets}")]
+    GatewayOutside {
+        /// As asked for.
+        gateway: IpAddr,
+        /// The subnets of the network.
+        subnets: String,
+    },
+    /// Two routers of one family.
+    #[error("--gateway: a network has one router of IPv4 and one of IPv6")]
+    Gateways,
+    /// An address that contexts would get is somebody else's.
+    #[error(
+        "{address} is this machine's or a router's: contexts need addresses that are nobody's; give another --subnet, or with --kind macvlan a --range of it"
+    )]
+    NotForContexts {
+        /// The address.
+        address: IpAddr,
+    },
+    /// A network without rules of ours leads no ports anywhere.
+    #[error(
+        "--publish: contexts of the macvlan network {0:?} are reached under their own addresses; leave it out"
+    )]
+    NoPorts(String),
     /// A subnet is too small.
     #[error("the subnet {0} is too small; four addresses are the least")]
     Small(Subnet),

@@ -21,6 +21,8 @@ use crate::{Error, Result};
 /// iptables refuses.
 pub(crate) fn admit(network: &Definition) -> Result<()> {
     let chain = network.bridge();
+    // What nft ends in a star, iptables ends in a plus.
+    let device = network.devices().replace('*', "+");
     for family in families(network) {
         let Some(rules) = family.rules() else { continue };
         if network.internal
@@ -30,7 +32,7 @@ pub(crate) fn admit(network: &Definition) -> Result<()> {
             continue;
         }
         let change = format!(
-            "*filter\n:{chain} - [0:0]\n-A {chain} -i {chain} -j ACCEPT\n-A {chain} -o {chain} -j ACCEPT\n\
+            "*filter\n:{chain} - [0:0]\n-A {chain} -i {device} -j ACCEPT\n-A {chain} -o {device} -j ACCEPT\n\
              -A FORWARD -j {chain}\nCOMMIT\n"
         );
         family.restore(network, &change)?;

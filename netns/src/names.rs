@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use crate::file::Lock;
 use crate::lease::Pool;
-use crate::network::{Definition, GATEWAY};
+use crate::network::{Definition, Driver, GATEWAY};
 use crate::resolver::{self, Entry, LOOPBACK, Reach};
 use crate::{Error, Result};
 
@@ -65,7 +65,10 @@ impl Pool {
         }
         let path = self.hosts();
         if !path.exists() {
-            let host = network.addresses(GATEWAY).into_iter().map(|address| format!("{address} {HOST}\n"));
+            // Of a macvlan network it is a router, and the machine itself is out of reach.
+            let gateways =
+                if network.driver == Driver::Macvlan { Vec::new() } else { network.addresses(GATEWAY) };
+            let host = gateways.into_iter().map(|address| format!("{address} {HOST}\n"));
             let text = host.fold(LOOPBACK.to_owned(), |text, line| text + &line);
             fs::write(&path, text).map_err(Error::file("write", &path))?;
         }
@@ -168,11 +171,8 @@ mod tests {
         let pool = Pool::new(folder.path(), "blue");
         let network = Definition {
             name: "blue".into(),
-            number: 0,
             v4: Some("10.0.0.0/22".parse().unwrap()),
-            v6: None,
-            internal: false,
-            mtu: None,
+            ..Definition::default()
         };
         let lock = pool.lock().unwrap();
         let add =

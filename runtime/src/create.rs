@@ -61,6 +61,8 @@ pub struct Request {
     pub folders: Vec<(PathBuf, u32)>,
     /// Files that lie in the folder of its state: name and content. All may read them where they are mounted.
     pub files: Vec<(String, String)>,
+    /// The network namespace that it joins, in place of the one behind the path of the configuration.
+    pub joined: Option<Joined>,
     /// The network of ours that it is attached to.
     pub network: Option<network::Wanted>,
     /// The addresses of the host's own network that it is held to.
@@ -129,7 +131,7 @@ pub fn create(store: &Store, mut request: Request) -> Result<Created> {
     crate::validate::validate(&request.config.spec)?;
     crate::kernel::supports(&request.config.spec)?;
     let root = root(&request)?;
-    let host = Host::look(&request)?;
+    let host = Host::look(&mut request)?;
     protect(&host)?;
     let filter = filter(store, &request.config.spec)?;
     let console = request.console.take().map(Console::connect).transpose()?;
@@ -140,7 +142,7 @@ pub fn create(store: &Store, mut request: Request) -> Result<Created> {
     let mut undo = Undo::default();
     let mut context = record(folder, &request, &root, &host, &mut undo)?;
     let wanted = request.network.as_ref();
-    let bridge = wanted.map(|wanted| network::lease(store, wanted, &mut context, &mut undo)).transpose()?;
+    let base = wanted.map(|wanted| network::lease(store, wanted, &mut context, &mut undo)).transpose()?;
     let (join, holder) = enter_cgroup(&mut context, spec, &mut undo)?;
     network::hold(store, &request, &context, &mut undo)?;
     let listener = if request.start == Start::Wait { Some(listen_for_start(&context)?) } else { None };
@@ -160,7 +162,7 @@ pub fn create(store: &Store, mut request: Request) -> Result<Created> {
     drop(holder);
 
     let attached =
-        wanted.zip(bridge).map_or(Ok(()), |(wanted, bridge)| network::attach(wanted, bridge, &context, pid));
+        wanted.zip(base).map_or(Ok(()), |(wanted, base)| network::attach(wanted, base, &context, pid));
     if let Err(error) =
         attached.and_then(|()| accompany(&request, &host, &mut context, &handshake, &plan, pid, &mut undo))
     {
