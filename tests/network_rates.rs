@@ -179,8 +179,9 @@ fn rates_that_cannot_be_are_refused() {
         host.run("one", &["--net", "bridge", "--net-rate", wrong], "true")
             .refused_with(&["expected in=rate,out=rate"]);
     }
-    for net in ["none", "host"] {
-        host.run("one", &["--net", net, "--net-rate", "in=1mbit"], "true").refused_with(&["needs a device"]);
+    for net in [&["--net", "none"][..], &["--net", "host"], &["--net", "shared", "--ip", "192.0.2.1"]] {
+        let options = [net, &["--net-rate", "in=1mbit"]].concat();
+        host.run("one", &options, "true").refused_with(&["needs a device"]);
     }
     host.detached("one", &["--net", "none"], "sleep 1000").ok();
     host.call(&["update", "--net-rate", "in=1mbit", &host.id("one")])

@@ -2,9 +2,7 @@
 
 use std::io;
 
-use netlink_packet_core::NLM_F_ACK;
-use netlink_packet_route::RouteNetlinkMessage as Message;
-use netlink_packet_route::link::{LinkAttribute, LinkMessage};
+use netlink_packet_route::link::LinkAttribute;
 
 use crate::wire::Wire;
 use crate::{Error, Result};
@@ -34,17 +32,10 @@ pub struct Direction {
 ///
 /// The port is gone, or the kernel does not answer.
 pub fn of(port: &str) -> Result<Counters> {
-    let mut link = LinkMessage::default();
-    link.attributes.push(LinkAttribute::IfName(port.into()));
-    let answers = Wire::here().and_then(|wire| wire.ask(Message::GetLink(link), NLM_F_ACK));
-    let answers = answers.map_err(Error::link("read the counters of", port))?;
-    let found = answers.into_iter().find_map(|answer| match answer {
-        Message::NewLink(link) => link.attributes.into_iter().find_map(|attribute| match attribute {
-            LinkAttribute::Stats64(stats) => Some(stats),
-            _ => None,
-        }),
-        _ => None,
-    });
+    let link = Wire::here().and_then(|wire| wire.link(port));
+    let link = link.map_err(Error::link("read the counters of", port))?;
+    let stats = |attribute| if let LinkAttribute::Stats64(stats) = attribute { Some(stats) } else { None };
+    let found = link.and_then(|link| link.attributes.into_iter().find_map(stats));
     let stats =
         found.ok_or_else(|| Error::link("read the counters of", port)(io::ErrorKind::NotFound.into()))?;
     Ok(Counters {
