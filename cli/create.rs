@@ -61,6 +61,7 @@ pub(crate) fn of_bundle(
         files: Vec::new(),
         joined: None,
         network: None,
+        outer: None,
         shared: Vec::new(),
     })
 }

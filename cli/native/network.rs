@@ -1,11 +1,11 @@
 //! The network that a context is attached to, from `--net` and the options beside it.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use vctx_context::namespace::Joined;
 use vctx_netns::Network;
-use vctx_netns::network::Driver;
+use vctx_netns::network::{DEFAULT, Driver};
 use vctx_netns::rate::Rates;
 use vctx_netns::resolver::{Reach, hosts, is_lost, usual};
 use vctx_runtime::network::{Wanted, join};
@@ -18,14 +18,21 @@ use crate::error::Error;
 use crate::run_args::{Mounts, RunArgs};
 
 /// Files in the folder of a context's state.
-const RESOLV_CONF: &str = "resolv.conf";
-const HOSTS: &str = "hosts";
+const RESOLV_CONF: &str = "own.resolv.conf";
+const HOSTS: &str = "own.hosts";
 
 /// The network of ours that is asked for, if one is.
 pub(super) fn wanted(global: &Global, args: &RunArgs, name: &str) -> Result<Option<Wanted>, Error> {
     if args.mounts.net == Network::Shared && args.mounts.publish.is_empty() && args.mounts.net_rate.is_none()
     {
         return Ok(None);
+    }
+    if let Network::Cni(_) | Network::Program(_) = &args.mounts.net {
+        return if args.mounts.net_rate.is_none() {
+            Ok(None)
+        } else {
+            Err(NativeError::NoDeviceToHold.into())
+        };
     }
     let Network::Named(network) = &args.mounts.net else {
         return match &args.mounts {
@@ -36,7 +43,10 @@ pub(super) fn wanted(global: &Global, args: &RunArgs, name: &str) -> Result<Opti
         };
     };
     if !super::is_root() {
-        return Err(NativeError::NeedsRoot("--net with a network of ours").into());
+        // The default network has its counterpart in `outer`.
+        let needs_root = NativeError::NeedsRoot("--net with a network of ours");
+        let may_be = network == DEFAULT && args.mounts.net_rate.is_none();
+        return if may_be { Ok(None) } else { Err(needs_root.into()) };
     }
     let networks = networks(global);
     let definition = networks.open(network)?;
@@ -87,15 +97,14 @@ pub(super) fn joined(global: &Global, args: &RunArgs, ids: &Ids) -> Result<Optio
     }
 }
 
-/// The files of its network that a context sees: where, and what. A context that asks for more than others of its network
-/// has files of its own, in the folder of its state.
+/// The files of its network that a context sees: where, and what.
 pub(super) fn files(
     global: &Global,
     args: &RunArgs,
     name: &str,
 ) -> Result<Vec<(&'static str, PathBuf)>, Error> {
-    let mut files = match &args.mounts.net {
-        Network::Named(network) => {
+    Ok(match &args.mounts.net {
+        Network::Named(network) if super::is_root() => {
             let pool = networks(global).pool(network);
             let own = !args.mounts.add_host.is_empty();
             let hosts = if own { pool.own_hosts(name) } else { pool.hosts() };
@@ -103,14 +112,17 @@ pub(super) fn files(
         }
         Network::Context(id) => join::files_of(&store(global), id)?,
         _ => Vec::new(),
-    };
-    let folder = store(global).root().join(name);
+    })
+}
+
+/// Puts what a context asks for beside its network in place of what the network gives: files of its own, in the folder of
+/// its state.
+pub(super) fn put_own(files: &mut Vec<(&'static str, PathBuf)>, folder: &Path, args: &RunArgs) {
     for (file, _) in made(args) {
         let place = if file == HOSTS { "/etc/hosts" } else { "/etc/resolv.conf" };
         files.retain(|(before, _)| *before != place);
         files.push((place, folder.join(file)));
     }
-    Ok(files)
 }
 
 /// The files that are written for this context: name and content.
@@ -124,7 +136,7 @@ pub(super) fn made(args: &RunArgs) -> Vec<(String, String)> {
         files.push((RESOLV_CONF.to_owned(), asked.file(reach)));
     }
     let entries = &args.mounts.add_host;
-    if !entries.is_empty() && !matches!(net, Network::Named(_)) {
+    if !entries.is_empty() && !(matches!(net, Network::Named(_)) && super::is_root()) {
         let reach = if *net == Network::Shared { Reach::All } else { reach };
         files.push((HOSTS.to_owned(), hosts(reach, entries)));
     }
@@ -134,7 +146,7 @@ pub(super) fn made(args: &RunArgs) -> Vec<(String, String)> {
 /// What it will do without.
 pub(super) fn warnings(args: &RunArgs) -> Vec<vctx_runtime::Error> {
     let reaches_out = matches!(args.mounts.net, Network::Named(_) | Network::Shared);
-    match reaches_out && args.mounts.dns.is_empty() && is_lost() {
+    match reaches_out && super::is_root() && args.mounts.dns.is_empty() && is_lost() {
         true => vec![vctx_netns::Error::NoNameServer.into()],
         false => Vec::new(),
     }
