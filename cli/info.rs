@@ -4,7 +4,6 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use nix::unistd::{AccessFlags, User, access, getuid};
@@ -14,6 +13,7 @@ use vctx_context::probe::{self, Unprivileged};
 
 use crate::args::{COMMIT, Global, InfoArgs, SPEC_VERSION};
 use crate::error::Error;
+use crate::exit::ExitCode;
 use crate::output;
 
 /// The oldest kernel that has every call vctx needs; mount_setattr came last.

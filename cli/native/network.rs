@@ -35,7 +35,7 @@ pub(super) fn wanted(global: &Global, args: &RunArgs, name: &str) -> Result<Opti
         };
     }
     let Network::Named(network) = &args.mounts.net else {
-        return match &args.mounts {
+        return match &*args.mounts {
             Mounts { net_rate: Some(_), .. } => Err(NativeError::NoDeviceToHold.into()),
             mounts if !mounts.publish.is_empty() => Err(NativeError::NeedsNetwork("--publish").into()),
             mounts if !mounts.ip.is_empty() => Err(NativeError::NeedsNetwork("--ip").into()),
