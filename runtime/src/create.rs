@@ -29,7 +29,7 @@ use crate::network::outer;
 use crate::plan::{Facts, RootFs};
 use crate::state::{Context, FORMAT, Lock, State, Status, Store, check_id};
 use crate::undo::{Step, Undo};
-use crate::{Error, Result, idmapped, network};
+use crate::{Error, Result, content, idmapped, network};
 
 /// What is to be created.
 #[derive(Debug)]
@@ -402,32 +402,8 @@ fn record(
     fs::write(&path, &request.config.bytes).map_err(Error::state("write", path))?;
     context.write()?;
     // From here on a killed create is cleaned up by what was written.
-    for (name, content) in &request.files {
-        let path = context.folder.join(name);
-        write_public(&path, content).map_err(Error::state("write", path))?;
-    }
-    for (path, mode) in &request.folders {
-        make_folder(path, *mode).map_err(Error::state("make the folder", path))?;
-    }
+    content::make(&context.folder, &request.files, &request.folders)?;
     Ok(context)
-}
-
-/// Writes a file that everybody may read, whatever the umask.
-fn write_public(path: &std::path::Path, content: &str) -> std::io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    let mut file = File::create(path)?;
-    file.write_all(content.as_bytes())?;
-    file.set_permissions(fs::Permissions::from_mode(0o644))
-}
-
-/// Makes a folder with exactly these permission bits, whatever the umask. Those above it are only for their owner.
-fn make_folder(path: &std::path::Path, mode: u32) -> std::io::Result<()> {
-    use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-    if let Some(parent) = path.parent().filter(|parent| !parent.exists()) {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
-    }
-    fs::DirBuilder::new().mode(0o700).create(path)?;
-    if mode == 0o700 { Ok(()) } else { fs::set_permissions(path, fs::Permissions::from_mode(mode)) }
 }
 
 /// The root, resolved once, before the guest exists: the name of a folder that an engine has just made is not the guest's.
