@@ -78,7 +78,7 @@ unsafe impl GlobalAlloc for Heap {
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         let Some(begin) = self.offset(pointer) else {
-            // SAFETY: as in `dealloc`.
+            // SAFETY: it is not ours, so it is the system's, with the layout that it was made with.
             return unsafe { System.realloc(pointer, layout, size) };
         };
         if begin.checked_add(size).is_some_and(|end| self.shift(begin + layout.size(), end)) {

@@ -312,12 +312,13 @@ const QEMU: Wanted = Wanted { name: "qemu-system-aarch64", package: "qemu-system
 #[cfg(not(target_arch = "aarch64"))]
 const QEMU: Wanted = Wanted { name: "qemu-system-x86_64", package: "qemu-system-x86", purpose: "domains" };
 
-const PROGRAMS: [Wanted; 6] = [
+const PROGRAMS: [Wanted; 7] = [
     Wanted { name: "newuidmap", package: "uidmap", purpose: "ranges of user ids without root" },
     Wanted { name: "newgidmap", package: "uidmap", purpose: "ranges of group ids without root" },
     Wanted { name: "criu", package: "criu", purpose: "checkpoint and restore" },
     Wanted { name: "nft", package: "nftables", purpose: "networks with address translation" },
-    Wanted { name: "slirp4netns", package: "slirp4netns", purpose: "networks without root" },
+    Wanted { name: "pasta", package: "passt", purpose: "networks without root" },
+    Wanted { name: "slirp4netns", package: "slirp4netns", purpose: "the same, where pasta is missing" },
     QEMU,
 ];
 

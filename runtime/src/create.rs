@@ -18,7 +18,6 @@ use vctx_context::idmap::Mappings;
 use vctx_context::namespace::{Joined, Kind};
 use vctx_context::spawn::{self, Child, Handshake};
 use vctx_context::{exe, procfs, seccomp, terminal};
-use vctx_netns::device;
 
 use crate::config::Config;
 use crate::failure::explain;
@@ -293,7 +292,7 @@ fn accompany(live: &Live<'_>, context: &mut Context, undo: &mut Undo) -> Result<
         cgroup.apply(&without_devices(resources))?;
     }
     set_oom_score(spec, pid)?;
-    move_devices(spec, host, pid, undo)?;
+    network::move_devices(spec, host, pid, undo)?;
     let identity = procfs::identity(pid).map_err(Error::Proc)?.ok_or(Error::Spawn(spawn::Error::Died))?;
     context.write_process(pid, identity.start_time)?;
     if hooks::gate(spec) {
@@ -318,26 +317,6 @@ fn accompany(live: &Live<'_>, context: &mut Context, undo: &mut Undo) -> Result<
         Some(cgroup) if live.entry.later.is_none() => apply_devices(&cgroup, live.resources()),
         _ => Ok(()),
     }
-}
-
-/// Moves the network devices that the configuration names into the context. At its end the kernel takes care of them.
-fn move_devices(spec: &Spec, host: &Host, pid: i32, undo: &mut Undo) -> Result<()> {
-    let devices = crate::plan::net_devices(spec);
-    if devices.is_empty() {
-        return Ok(());
-    }
-    let own;
-    let namespace = match host.joined.iter().find(|one| one.kind == Kind::Network) {
-        Some(joined) => joined.as_fd(),
-        None => {
-            own = Joined::open(Kind::Network, format!("/proc/{pid}/ns/net").as_ref())?;
-            own.as_fd()
-        }
-    };
-    for device in devices {
-        undo.push(Step::ReturnDevice(device::move_into(&device, namespace)?));
-    }
-    Ok(())
 }
 
 /// A guest whose root is a user of its own cannot write our executable: only one that shares the host's ids could.
