@@ -51,8 +51,16 @@ fn add(host: &Host, address: &str) {
 }
 
 fn asked(host: &Host, server: &str) -> Option<String> {
+    answered(within(&host.outside(), "sh".as_ref()), server)
+}
+
+fn asked_by_host(host: &Host, server: &str) -> Option<String> {
+    answered(host.inside("sh"), server)
+}
+
+fn answered(mut shell: Command, server: &str) -> Option<String> {
     let script = wget(server, 1).replacen("wget", "busybox wget", 1);
-    let answer = run(within(&host.outside(), "sh".as_ref()).args(["-c", &script])).stdout;
+    let answer = run(shell.args(["-c", &script])).stdout;
     Some(answer).filter(|answer| !answer.is_empty())
 }
 
@@ -200,19 +208,13 @@ fn a_shared_address_is_given_once_and_back() {
     host.run("two", &shared, "true").ok();
     let left = std::fs::read_dir(host.folder.join("state/.networks/.shared")).unwrap().count();
     assert_eq!(left, 0);
-    for (address, word) in
-        [("192.0.2.250", "is no address of this machine"), ("127.0.0.1", "beside its loopback")]
-    {
-        host.run("two", &["--net", "shared", "--ip", address], "true").refused_with(&[word]);
-    }
     host.run("two", &["--net", "shared"], "true").refused_with(&["needs --ip"]);
-    for (address, word) in [
-        ("fd00::1", "is no address of this machine"),
-        ("::1", "beside its loopback"),
-        ("224.0.0.1", "is no address of this machine"),
-        ("ff02::1", "is no address of this machine"),
-    ] {
+    let refused = |address: &str, word: &str| {
         host.run("two", &["--net", "shared", "--ip", address], "true").refused_with(&[word]);
+    };
+    ["127.0.0.1", "::1"].iter().for_each(|address| refused(address, "beside its loopback"));
+    for address in ["192.0.2.250", "fd00::1", "224.0.0.1", "ff02::1"] {
+        refused(address, "is no address of this machine");
     }
 }
 
@@ -240,8 +242,8 @@ fn addresses_of_ipv6_are_held_as_those_of_ipv4() {
     let expected = format!("{one}\n{one}\n{own} {own}\n{sees}\n{refused} {refused}\n");
     assert_eq!(printed, expected);
     // Nobody from outside gets in by another address, and `ss` shows whose it is.
-    let script = format!("mkdir /tmp/w; echo it >/tmp/w/me; exec httpd -f -p '[::]:8080' -h /tmp/w; {}", "");
-    host.detached("web", &["--net", "shared", "--ip", &six[1]], &script).ok();
+    let script = "mkdir /tmp/w; echo it >/tmp/w/me; exec httpd -f -p '[::]:8080' -h /tmp/w";
+    host.detached("web", &["--net", "shared", "--ip", &six[1]], script).ok();
     let get = |address: &str| {
         let command = format!("busybox timeout 2 busybox wget -qO- 'http://[{address}]:8080/me'");
         run(within(&host.outside(), "sh".as_ref()).args(["-c", &command])).stdout
@@ -250,12 +252,6 @@ fn addresses_of_ipv6_are_held_as_those_of_ipv4() {
     assert_eq!(get(HOST[1]), "");
     let sockets = run(host.inside("ss").args(["-tln"])).ok().stdout;
     assert!(sockets.contains(&format!("[{}]:8080", six[1])), "{sockets}");
-}
-
-fn asked_by_host(host: &Host, server: &str) -> Option<String> {
-    let script = wget(server, 1).replacen("wget", "busybox wget", 1);
-    let answer = run(host.inside("sh").args(["-c", &script])).stdout;
-    Some(answer).filter(|answer| !answer.is_empty())
 }
 
 fn an_address_of_ipv4_in_the_clothes_of_ipv6_is_no_way_round() {
@@ -358,18 +354,9 @@ fn a_context_with_several_addresses_has_all_of_them() {
     );
     let printed = python_with(&host, "one", &options, &script);
     let refused = "PermissionError";
-    let expected = [
-        &four[0],
-        &four[1],
-        refused,
-        &six[0],
-        &six[1],
-        refused,
-        &format!("{} {}", four[0], six[0]),
-        &four[1],
-        &four[1],
-        &six[1],
-    ];
+    let [bound_four, bound_six] = [&four, &six].map(|own| [own[0].as_str(), &own[1], refused]);
+    let unnamed = format!("{} {}", four[0], six[0]);
+    let expected = [&bound_four[..], &bound_six, &[&unnamed, &four[1], &four[1], &six[1]]].concat();
     assert_eq!(printed.lines().collect::<Vec<_>>(), expected);
     // None of them is somebody else's at the same time.
     let shared = ["--net", "shared", "--ip", &four[2], "--ip", &four[1]];
@@ -401,10 +388,8 @@ fn the_loopback_of_ipv6_is_private_as_well() {
     let volume = format!("{}:/shared", shared.display());
     let options = ["run", "--name", &id, "--net", "shared", "--ip", &six[0], "-v", &volume, "host", "--"];
     let mut command = host.vctx();
-    command
-        .args(options)
-        .args(["/usr/bin/python3", "-u", "-c", &script])
-        .stdout(std::fs::File::create(&log).unwrap());
+    command.args(options).args(["/usr/bin/python3", "-u", "-c", &script]);
+    command.stdout(std::fs::File::create(&log).unwrap());
     let mut child = command.stdin(std::process::Stdio::null()).spawn().unwrap();
     eventually("the server", 10, || shared.join("up").exists().then_some(()));
     // Neither the host nor another context finds it there.

@@ -16,11 +16,8 @@ use crate::{Error, Result};
 pub fn update(store: &Store, id: &str, resources: &LinuxResources, rates: Option<Change>) -> Result<()> {
     let mut context = store.open(id)?;
     let lock = context.lock()?;
-    match context.status_locked(&lock)? {
-        status @ (Status::Stopped | Status::Creating) => {
-            return Err(Error::Status { verb: "update", id: id.into(), status, hint: None });
-        }
-        _ => {}
+    if let status @ (Status::Stopped | Status::Creating) = context.status_locked(&lock)? {
+        return Err(Error::Status { verb: "update", id: id.into(), status, hint: None });
     }
     let before = rates.map(|rates| network::change_rates(&mut context, rates)).transpose()?;
     if before.is_some() && *resources == LinuxResources::default() {
