@@ -242,8 +242,8 @@ pub(crate) fn hold(store: &Store, request: &Request, context: &Context, undo: &m
 
 /// What a context on the host's network is not held from.
 pub(crate) fn warning(request: &Request) -> Option<Error> {
-    const SCOPES: i64 = 6;
-    (!request.shared.is_empty() && vctx_context::child::sys::landlock_version() < SCOPES)
+    const SCOPES: u32 = 6;
+    (!request.shared.is_empty() && vctx_context::child::sys::landlock_version().unwrap_or(0) < SCOPES)
         .then_some(Error::NoScope)
 }
 

@@ -6,7 +6,16 @@ use vctx_netns::rate::Change;
 use crate::network;
 use crate::pause::cgroup;
 use crate::state::{Status, Store};
-use crate::{Error, Result};
+use crate::{Error, Result, strict, validate};
+
+/// Reads `linux.resources` as callers of `update` write it.
+///
+/// # Errors
+///
+/// Says where the text is wrong.
+pub fn parse(bytes: &[u8]) -> serde_json::Result<LinuxResources> {
+    strict::from_slice(bytes)
+}
 
 /// Applies limits; what they do not name stays as it is.
 ///
@@ -14,6 +23,7 @@ use crate::{Error, Result};
 ///
 /// The context is stopped, or the kernel refuses a limit.
 pub fn update(store: &Store, id: &str, resources: &LinuxResources, rates: Option<Change>) -> Result<()> {
+    validate::resources(resources)?;
     let mut context = store.open(id)?;
     let lock = context.lock()?;
     if let status @ (Status::Stopped | Status::Creating) = context.status_locked(&lock)? {
