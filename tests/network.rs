@@ -21,6 +21,7 @@ pub fn cases() -> Vec<Case> {
         case!(killed_commands_leave_nothing_that_prune_does_not_repair),
         case!(many_contexts_come_and_go_without_a_trace),
         case!(the_rules_of_others_are_untouched),
+        case!(what_nobody_has_spoken_of_passes_where_the_policy_is_to_drop).needs(Need::Program("iptables")),
         case!(a_machine_without_nft_is_told_which_package_brings_it),
         case!(wrong_names_and_options_are_refused),
     ];
@@ -301,6 +302,38 @@ fn the_rules_of_others_are_untouched() {
     host.call(&["network", "rm", "vctx0"]).ok();
     assert_eq!(rules(), before);
     assert_eq!(host.devices(), ["lo", "up0", "br7"]);
+}
+
+fn what_nobody_has_spoken_of_passes_where_the_policy_is_to_drop() {
+    let host = Host::new();
+    host.serve(&host.outside());
+    let both = |args: &[&str]| {
+        ["iptables", "ip6tables"].map(|program| run(host.inside(program).args(args)).ok().stdout)
+    };
+    // As Docker leaves it.
+    both(&["-P", "FORWARD", "DROP"]);
+    both(&["-N", "DOCKER-USER"]);
+    both(&["-A", "FORWARD", "-j", "DOCKER-USER"]);
+    let before = both(&["-S"]);
+    host.detached("one", &["--net", "bridge"], SERVER).ok();
+    host.detached("two", &["--net", "bridge"], SERVER).ok();
+    OUTSIDE.iter().for_each(|address| assert!(host.asks("one", address).contains("sees")));
+    assert!(host.asks("one", "two").contains("two sees"));
+    // What somebody has said holds.
+    both(&["-A", "DOCKER-USER", "-p", "tcp", "--dport", "80", "-j", "DROP"]);
+    OUTSIDE.iter().for_each(|address| host.is_refused("one", address));
+    both(&["-F", "DOCKER-USER"]);
+    OUTSIDE.iter().for_each(|address| assert!(host.asks("one", address).contains("sees")));
+    ["one", "two"].iter().for_each(|name| host.delete(name));
+    host.call(&["network", "rm", "vctx0"]).ok();
+    assert_eq!(both(&["-S"]), before);
+    // A policy that has changed since is met by `prune`.
+    both(&["-P", "FORWARD", "ACCEPT"]);
+    host.detached("one", &["--net", "bridge"], SERVER).ok();
+    both(&["-P", "FORWARD", "DROP"]);
+    host.is_refused("one", OUTSIDE[0]);
+    host.call(&["network", "prune"]).ok();
+    OUTSIDE.iter().for_each(|address| assert!(host.asks("one", address).contains("sees")));
 }
 
 fn a_machine_without_nft_is_told_which_package_brings_it() {

@@ -31,7 +31,6 @@ mod namespaces;
 mod net_devices;
 mod network;
 mod network_cni;
-mod network_engines;
 mod network_kinds;
 mod network_names;
 mod network_ports;
@@ -75,7 +74,6 @@ fn main() {
     suites.add("namespaces", &[Root], namespaces::cases());
     suites.add("net_devices", &[Root], net_devices::cases());
     suites.add("network", &[Root], network::cases());
-    suites.add("network_engines", &[Root], network_engines::cases());
     suites.add("network_names", &[Root], network_names::cases());
     suites.add("network_cni", &[Root], network_cni::cases());
     suites.add("network_rootless", &[Root], network_rootless::cases());

@@ -136,7 +136,9 @@ pub(super) fn made(args: &RunArgs) -> Vec<(String, String)> {
         files.push((RESOLV_CONF.to_owned(), asked.file(reach)));
     }
     let entries = &args.mounts.add_host;
-    if !entries.is_empty() && !(matches!(net, Network::Named(_)) && super::is_root()) {
+    // A network of ours has the names in the file that it keeps.
+    let kept = matches!(net, Network::Named(_)) && super::is_root();
+    if !entries.is_empty() && !kept {
         let reach = if *net == Network::Shared { Reach::All } else { reach };
         files.push((HOSTS.to_owned(), hosts(reach, entries)));
     }
