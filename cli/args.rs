@@ -10,6 +10,7 @@ use std::time::Duration;
 use clap::{ArgAction, ArgMatches, Args, Command, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use vctx_context::cgroup::Subgroup;
+use vctx_netns::rate::Change;
 
 use crate::image_args::ImageArgs;
 use crate::network_args::NetworkArgs;
@@ -429,6 +430,9 @@ pub(crate) struct UpdateArgs {
     /// Files, folders and links among the changes of a native context; 0 for no limit.
     #[arg(long, value_name = "N")]
     pub(crate) disk_inodes: Option<u64>,
+    /// How much it may receive and send, such as in=100mbit,out=none; what is not named stays as it is.
+    #[arg(long, value_name = "in=RATE,out=RATE")]
+    pub(crate) net_rate: Option<Change>,
     /// Schema of Intel's L3 cache allocation, as resctrl takes it.
     #[arg(long, value_name = "SCHEMA")]
     pub(crate) l3_cache_schema: Option<String>,

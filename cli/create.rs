@@ -59,10 +59,11 @@ pub(crate) fn of_bundle(
         own: Vec::new(),
         folders: Vec::new(),
         prepare: None,
+        files: Vec::new(),
         joined: None,
         network: None,
         outer: None,
-        shared: None,
+        shared: Vec::new(),
     })
 }
 

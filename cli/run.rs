@@ -21,6 +21,7 @@ pub(crate) fn run(global: &Global, args: RunArgs) -> Result<ExitCode, Error> {
             keep: args.keep,
             lock: None,
             volumes: None,
+            warnings: Vec::new(),
         },
         None => crate::native::request(global, &args)?,
     };
@@ -29,7 +30,8 @@ pub(crate) fn run(global: &Global, args: RunArgs) -> Result<ExitCode, Error> {
 
 /// Creates the context, and unless it is detached, waits for its end and removes it.
 fn live(global: &Global, args: &RunArgs, asked: Native) -> Result<ExitCode, Error> {
-    let Native { mut request, keep, lock, volumes } = asked;
+    let Native { mut request, keep, lock, volumes, warnings } = asked;
+    Log::new(global).warnings(&warnings);
     let store = store(global);
     let wants_terminal = request
         .config

@@ -24,11 +24,11 @@ pub(crate) fn run(global: &Global, args: UpdateArgs) -> Result<ExitCode, Error> 
         let context = store(global).open(&args.id)?;
         let folder = context.state.own.first().ok_or_else(|| Error::NoChanges(args.id.clone()))?;
         quota::change(folder, limits)?;
-        if resources == LinuxResources::default() {
+        if resources == LinuxResources::default() && args.net_rate.is_none() {
             return Ok(ExitCode::SUCCESS);
         }
     }
-    vctx_runtime::update::update(&store(global), &args.id, &resources)?;
+    vctx_runtime::update::update(&store(global), &args.id, &resources, args.net_rate)?;
     Ok(ExitCode::SUCCESS)
 }
 

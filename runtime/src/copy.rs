@@ -138,7 +138,7 @@ fn state(source: &State, new: &str, from: &Path, to: &Path) -> State {
         mounted,
         network: None,
         outer: None,
-        shared: None,
+        shared: Vec::new(),
         ..source.clone()
     }
 }
