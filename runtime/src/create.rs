@@ -340,6 +340,8 @@ fn record(
     undo: &mut Undo,
 ) -> Result<Context> {
     undo.push(Step::RemoveFolder(folder.clone()));
+    // Their usual places are not all below folders that are root's alone: /dev/shm, /var/tmp.
+    request.folders.iter().try_for_each(|(path, _)| crate::ancestors::check(path))?;
     for own in &request.own {
         undo.push(Step::RemoveOwn(own.clone(), host.mappings.clone().unwrap_or_default()));
     }

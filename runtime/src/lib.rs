@@ -22,6 +22,7 @@ pub mod validate;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 
+mod ancestors;
 mod failure;
 mod groups;
 mod host;
