@@ -3,7 +3,7 @@
 
 mod broken;
 mod hostile;
-mod made;
+pub mod made;
 mod peers;
 mod registries;
 mod runs;
