@@ -317,6 +317,21 @@ impl Cgroup {
 }
 
 impl Hierarchy {
+    /// The directory of the process in this hierarchy.
+    fn place_of(&self, pid: i32) -> Result<PathBuf, Error> {
+        let membership = file::read(Path::new(&format!("/proc/{pid}/cgroup")))?;
+        let path = layout::path_of(&membership, &self.controllers).unwrap_or_default();
+        Ok(self.point.join(path.trim_start_matches('/')))
+    }
+
+    /// Moves the process here, unless it is here or below.
+    fn hold(&self, pid: i32) -> Result<(), Error> {
+        if self.place_of(pid)?.starts_with(&self.dir) {
+            return Ok(());
+        }
+        file::write(&self.dir.join("cgroup.procs"), &pid.to_string(), "the control group of a process")
+    }
+
     /// What it controls. Version 2 says so in the group, where a controller is present or not.
     fn controllers(&self) -> Result<Vec<String>, Error> {
         match self.controllers.as_slice() {
