@@ -16,7 +16,9 @@ use vctx_netns::Network;
 use vctx_netns::ports::Publish;
 
 use crate::args::Handles;
-use crate::grants::{self, DeviceSpec, IdMap, IoMax, MountSpec, Seccomp, SecurityOpt, Share, TimeOffset};
+use crate::grants::{
+    self, DeviceSpec, IdMap, IoMax, Landlock, MountSpec, Seccomp, SecurityOpt, Share, TimeOffset,
+};
 use crate::values::{self, Cpus, EnvVar, KeyValue, Rlimit, Size, User};
 
 #[derive(Debug, Args)]
@@ -266,6 +268,9 @@ pub(crate) struct Security {
     /// System call filter: default, unconfined, or a profile's file.
     #[arg(long, value_name = "PROFILE")]
     pub(crate) seccomp: Option<Seccomp>,
+    /// Refuse all files but those below PATH, which may be read and executed, or what is said: r, rx, rw or rwx; repeatable.
+    #[arg(long, value_name = "PATH[:ACCESS]")]
+    pub(crate) landlock: Vec<Landlock>,
     /// Kernel parameter of the guest's namespaces; repeatable.
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) sysctl: Vec<KeyValue>,

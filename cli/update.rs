@@ -29,7 +29,8 @@ fn read(path: &Path) -> Result<LinuxResources, Error> {
     } else {
         bytes = fs::read(path).map_err(fail)?;
     }
-    serde_json::from_slice(&bytes).map_err(|source| Error::ParseResources { path: path.to_owned(), source })
+    vctx_runtime::update::parse(&bytes)
+        .map_err(|source| Error::ParseResources { path: path.to_owned(), source })
 }
 
 fn from_options(args: &UpdateArgs) -> Result<LinuxResources, Error> {

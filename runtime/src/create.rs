@@ -20,7 +20,7 @@ use vctx_context::spawn::{self, Child, Handshake};
 use vctx_context::{exe, procfs, seccomp, terminal};
 
 use crate::config::Config;
-use crate::failure::explain;
+use crate::failure::{blame_memory, explain};
 use crate::groups::{Entry, apply_devices, first_groups, later_groups, without_devices};
 use crate::hooks::{self, Point};
 use crate::host::{Host, capability_warnings, grantable};
@@ -129,7 +129,11 @@ pub struct Created {
 pub fn create(store: &Store, mut request: Request) -> Result<Created> {
     check_id(&request.id)?;
     crate::validate::validate(&request.config.spec)?;
+    if request.start == Start::Now && request.config.spec.process().is_none() {
+        return Err(Error::invalid("process", "is missing; it says what to run"));
+    }
     crate::kernel::supports(&request.config.spec)?;
+    let passed_over = crate::kernel::set_aside(&mut request.config.spec);
     let root = root(&request)?;
     let host = Host::look(&mut request)?;
     protect(&host)?;
@@ -186,9 +190,10 @@ pub fn create(store: &Store, mut request: Request) -> Result<Created> {
     let child = undo.keep().ok_or(Error::Spawn(spawn::Error::Died))?;
     let process = spec.process().as_ref();
     let unknown = &request.config.unknown_capabilities;
-    let warnings = process
+    let mut warnings = process
         .map(|process| capability_warnings(unknown, process, facts.user_namespace))
         .unwrap_or_default();
+    warnings.extend(passed_over);
     Ok(Created { context, child, lock, warnings })
 }
 
@@ -213,27 +218,6 @@ fn let_go(
         hand_over(spec, &listener, context, Status::Creating, pid)?;
     }
     hooks::run(spec, Point::Poststart, context, pid, None)
-}
-
-/// A start that the memory limit has made fail says so.
-fn blame_memory(error: Error, spec: &Spec, context: &Context) -> Error {
-    let out_of_memory = match &error {
-        Error::Spawn(spawn::Error::Died) => {
-            context.state.cgroup.as_ref().is_some_and(|cgroup| cgroup.oom_kills().unwrap_or(0) > 0)
-        }
-        Error::Step { source, .. } => source.raw_os_error() == Some(libc::ENOMEM),
-        Error::Cgroup(error) => error.is_memory_in_use(),
-        _ => false,
-    };
-    let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
-    let limit = resources.and_then(|resources| resources.memory().as_ref()?.limit());
-    match limit.filter(|limit| out_of_memory && *limit > 0) {
-        Some(limit) => Error::invalid(
-            "linux.resources.memory.limit",
-            format!("is {limit} bytes, which is too low for a start; 8 MiB is enough for most"),
-        ),
-        None => error,
-    }
 }
 
 /// Undoes a `create` that has begun to run hooks: the specification wants those of the stop then ("Lifecycle", 12 and 13).
@@ -371,6 +355,7 @@ fn record(
         has_poststop: hooks::has(spec, Point::Poststop),
         own: request.own.clone(),
         no_keyring: request.no_keyring,
+        no_process: spec.process().is_none(),
         network: request.network.as_ref().map(network::Wanted::announced),
         outer: request.outer.as_ref().map(outer::Wanted::maker),
         shared: request.shared,
@@ -444,6 +429,7 @@ fn facts<'a>(
         root,
         join: host.child_joins(),
         user_namespace: user,
+        landlock: crate::landlock::handled(spec)?,
         grantable: grantable(user),
         no_setgroups: !host.privileged && host.mappings.as_ref().is_some_and(Mappings::is_single),
         cgroups: sources.as_ref().map(|sources| sources.directories.clone()).unwrap_or_default(),
@@ -497,8 +483,8 @@ fn set_oom_score(spec: &Spec, pid: i32) -> Result<()> {
     write_oom_score(pid, score)
 }
 
-/// Writes `oom_score_adj` of a child that has not taken its identity yet. Without the privilege to lower it, the value is
-/// left as it is where it was not raised: an engine in a user namespace passes on what it has itself.
+/// Writes `oom_score_adj` of a child that has not taken its identity yet. To lower it takes a privilege; what an engine in a
+/// user namespace has itself, and passes on, is no lowering.
 pub(crate) fn write_oom_score(pid: i32, score: i32) -> Result<()> {
     let path = PathBuf::from(format!("/proc/{pid}/oom_score_adj"));
     fs::write(&path, score.to_string()).map_err(Error::state("write process.oomScoreAdj to", path))

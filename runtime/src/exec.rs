@@ -129,6 +129,7 @@ pub(crate) fn enter(
         root: RootFs::Folder(PathBuf::new()),
         join: Vec::new(),
         user_namespace: kinds.contains(&Kind::User),
+        landlock: crate::landlock::handled(spec)?,
         grantable: crate::host::grantable(kinds.contains(&Kind::User)),
         no_setgroups: kinds.contains(&Kind::User) && procfs::denies_setgroups(alive.pid),
         cgroups: Vec::new(),

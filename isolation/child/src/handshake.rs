@@ -189,6 +189,8 @@ steps! {
     Capabilities = "set the capabilities",
     NoNewPrivileges = "set no_new_privs",
     Label = "set the security label",
+    Landlock = "hold the guest by Landlock",
+    LandlockPath = "open for a rule of Landlock the path",
     Seccomp = "load the seccomp filter",
     Listener = "send the seccomp listener",
     Descriptors = "close the inherited descriptors",
