@@ -26,6 +26,7 @@ pub mod view;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 
+mod ancestors;
 mod content;
 mod failure;
 mod groups;

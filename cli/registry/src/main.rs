@@ -4,6 +4,7 @@
 //! `client` speaks the distribution protocol, `auth` finds credentials and tokens, `pull` and `push` are the two jobs.
 
 mod auth;
+mod challenge;
 mod client;
 mod credentials;
 mod error;

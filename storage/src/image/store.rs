@@ -288,19 +288,7 @@ impl Partial {
 
     /// Removes what a killed writer has left in the folder.
     pub(super) fn empty(&self) -> Result<(), Error> {
-        let fail = Error::file("empty", &self.path);
-        let clear = || -> io::Result<()> {
-            for entry in fs::read_dir(&self.path)? {
-                let entry = entry?;
-                if entry.file_type()?.is_dir() {
-                    fs::remove_dir_all(entry.path())?;
-                } else {
-                    fs::remove_file(entry.path())?;
-                }
-            }
-            Ok(())
-        };
-        clear().map_err(fail)
+        vctx_remove::content(&self.path).map_err(Error::file("empty", &self.path))
     }
 
     /// A descriptor of the folder.
@@ -315,7 +303,7 @@ impl Drop for Partial {
     fn drop(&mut self) {
         if !self.kept {
             // What stays is not locked, and goes with the next garbage collection.
-            let _ = if self.is_folder { fs::remove_dir_all(&self.path) } else { fs::remove_file(&self.path) };
+            let _ = if self.is_folder { vctx_remove::tree(&self.path) } else { fs::remove_file(&self.path) };
         }
     }
 }

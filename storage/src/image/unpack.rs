@@ -154,7 +154,7 @@ struct Unpacker<'a, R> {
 impl<R: Read> Unpacker<'_, R> {
     fn entry(&mut self, entry: &Entry) -> Result<(), Error> {
         self.done.entries += 1;
-        if self.done.entries > self.how.limits.entries {
+        if self.done.entries + self.tree.implied() > self.how.limits.entries {
             let (name, most) = (entry.name(), self.how.limits.entries);
             return Err(Error::Limit { name, what: "files", most });
         }
