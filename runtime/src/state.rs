@@ -116,22 +116,8 @@ pub struct State {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outer: Option<Maker>,
     /// The addresses of the host that it is held to.
-    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "one_or_more")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub shared: Vec<IpAddr>,
-}
-
-/// A list, or the single address that earlier versions have written.
-fn one_or_more<'a, D: serde::Deserializer<'a>>(source: D) -> std::result::Result<Vec<IpAddr>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Written {
-        One(IpAddr),
-        More(Vec<IpAddr>),
-    }
-    Ok(match Written::deserialize(source)? {
-        Written::One(address) => vec![address],
-        Written::More(list) => list,
-    })
 }
 
 /// A context on disk.
