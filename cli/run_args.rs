@@ -7,11 +7,11 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::{Args, Parser, ValueEnum};
 use vctx_netns::Network;
 use vctx_netns::ports::Publish;
 
-use crate::args::Handles;
+use crate::args::{CreateArgs, Handles};
 use crate::grants::{self, DeviceSpec, IdMap, IoMax, MountSpec, Seccomp, SecurityOpt, Share, TimeOffset};
 use crate::values::{self, Cpus, EnvVar, KeyValue, Rlimit, Size, User};
 
@@ -45,6 +45,22 @@ pub(crate) struct RunArgs {
     /// Command and its arguments; from its first word on, everything belongs to it.
     #[arg(value_name = "CMD", trailing_var_arg = true)]
     pub(crate) command: Vec<String>,
+}
+
+impl RunArgs {
+    /// Those of `create --from`: all as usual, but for what it takes itself.
+    pub(crate) fn of(args: &CreateArgs, source: &str) -> RunArgs {
+        #[derive(Parser)]
+        struct Line {
+            #[command(flatten)]
+            run: RunArgs,
+        }
+        let words = ["vctx", "--detach", "--name", &args.id, "--", source].map(str::to_owned);
+        let mut run = Line::parse_from(words).run;
+        run.command.clone_from(&args.command);
+        run.handles.clone_from(&args.handles);
+        run
+    }
 }
 
 /// The guest's first process, and the context's name and lifetime.
