@@ -33,7 +33,7 @@ BUILD_NEEDS = cc=gcc /usr/lib/$(MULTIARCH)/libc.a=libc6-dev /usr/lib/$(MULTIARCH
 TEST_NEEDS = /usr/share/doc/busybox-static=busybox-static conmon=conmon containerd=containerd crun=crun \
 	dockerd=docker.io ip=iproute2 nft=nftables nginx=nginx-light nsenter=util-linux patch=patch podman=podman \
 	prlimit=util-linux ps=procps python3=python3 runc=runc tini-static=tini newuidmap=uidmap \
-	docker-registry=docker-registry openssl=openssl skopeo=skopeo umoci=umoci
+	docker-registry=docker-registry mkfs.ext4=e2fsprogs mmdebstrap=mmdebstrap openssl=openssl skopeo=skopeo umoci=umoci
 FUZZ_NEEDS = c++=g++
 BENCH_NEEDS = /usr/share/doc/busybox-static=busybox-static bwrap=bubblewrap crun=crun runc=runc \
 	nginx=nginx-light sqlite3=sqlite3 strace=strace wrk=wrk xz=xz-utils \
