@@ -72,6 +72,7 @@ pub(crate) fn of_bundle(
         folders: Vec::new(),
         joined: None,
         network: None,
+        outer: None,
         shared: None,
     })
 }

@@ -239,7 +239,7 @@ fn a_routed_context_has_an_address_among_the_hosts_neighbours() {
     assert_eq!(answered(&host), "");
     // Without its device there is no such network.
     run(Command::new("ip").args(["-n", &host.name, "link", "set", "up0", "down"])).ok();
-    host.run("two", &["--net", "lan"], "true").refused_with(&["\"up0\"", "is down"]);
+    host.run("two", &["--net", "lan"], "true").refused_with(&["\"up0\", on which the network lies, is down"]);
 }
 
 fn a_macvlan_context_stands_beside_the_host() {
@@ -304,7 +304,8 @@ fn a_macvlan_network_ends_with_its_range_and_its_device() {
         .refused_with(&["is in use by the context"]);
     host.delete("two");
     run(Command::new("ip").args(["-n", &host.name, "link", "set", "up0", "down"])).ok();
-    host.run("three", &["--net", "lan"], "true").refused_with(&["\"up0\"", "is down"]);
+    host.run("three", &["--net", "lan"], "true")
+        .refused_with(&["\"up0\", on which the network lies, is down"]);
     run(Command::new("ip").args(["-n", &host.name, "link", "del", "up0"])).ok();
     host.run("three", &["--net", "lan"], "true")
         .refused_with(&["--parent up0: there is no such network device"]);

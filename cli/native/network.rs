@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use vctx_context::namespace::Joined;
 use vctx_netns::Network;
-use vctx_netns::network::Driver;
+use vctx_netns::network::{DEFAULT, Driver};
 use vctx_runtime::network::{Wanted, join};
 
 use super::NativeError;
@@ -20,6 +20,9 @@ pub(super) fn wanted(global: &Global, args: &RunArgs, name: &str) -> Result<Opti
     if args.mounts.net == Network::Shared && args.mounts.publish.is_empty() {
         return Ok(None);
     }
+    if let Network::Cni(_) | Network::Program(_) = &args.mounts.net {
+        return Ok(None);
+    }
     let Network::Named(network) = &args.mounts.net else {
         return match &args.mounts {
             Mounts { ip: Some(_), .. } => Err(NativeError::NeedsNetwork("--ip").into()),
@@ -28,7 +31,9 @@ pub(super) fn wanted(global: &Global, args: &RunArgs, name: &str) -> Result<Opti
         };
     };
     if !super::is_root() {
-        return Err(NativeError::NeedsRoot("--net with a network of ours").into());
+        // The default network has its counterpart in `outer`.
+        let needs_root = NativeError::NeedsRoot("--net with a network of ours");
+        return if network == DEFAULT { Ok(None) } else { Err(needs_root.into()) };
     }
     let networks = networks(global);
     let definition = networks.open(network)?;
@@ -74,7 +79,7 @@ pub(super) fn joined(global: &Global, args: &RunArgs, ids: &Ids) -> Result<Optio
 /// The files of its network that a context sees: where, and what.
 pub(super) fn files(global: &Global, args: &RunArgs) -> Result<Vec<(&'static str, PathBuf)>, Error> {
     match &args.mounts.net {
-        Network::Named(network) => {
+        Network::Named(network) if super::is_root() => {
             let pool = networks(global).pool(network);
             Ok(vec![("/etc/hosts", pool.hosts()), ("/etc/resolv.conf", pool.resolv_conf())])
         }

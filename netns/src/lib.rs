@@ -4,10 +4,12 @@
 //! [`kind`] says which networks there are; [`network`] is one that was defined, [`store`] where definitions are kept, and `used`
 //! what a new one can have;
 //! [`lease`] who has which address, [`names`] how they find each other; [`link`] makes the devices, of a [`bridge`], routed or macvlan; [`ports`] says who has
-//! which port of the machine, and [`rules`] and `guard` are the nftables. [`shared`] is for contexts without a network namespace. [`device`] moves devices of the host into a namespace and back; `wire` is the socket that all requests go
+//! which port of the machine, and [`rules`] and `guard` are the nftables. [`shared`] is for contexts without a network namespace; [`cni`] and [`usermode`] have
+//! other programs make a network. [`device`] moves devices of the host into a namespace and back; `wire` is the socket that all requests go
 //! through.
 
 pub mod bridge;
+pub mod cni;
 pub mod device;
 pub mod error;
 pub mod kind;
@@ -20,6 +22,7 @@ pub mod rules;
 pub mod shared;
 pub mod store;
 pub mod subnet;
+pub mod usermode;
 
 mod file;
 mod guard;

@@ -109,7 +109,8 @@ fn rewrite(file: &File, text: &str) -> io::Result<()> {
 }
 
 /// The host's resolv.conf without what a context cannot reach: servers on the host's loopback.
-fn name_servers() -> String {
+#[must_use]
+pub fn name_servers() -> String {
     let usual = Path::new("/etc/resolv.conf");
     let own = fs::read_to_string(usual).unwrap_or_default();
     let kept = reachable(&own);

@@ -116,7 +116,19 @@ pub struct Wanted {
 #[must_use]
 pub fn is_name(text: &str) -> bool {
     let rest = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_-.".contains(&byte);
-    let kinds = ["none", "host", "bridge", "shared", "macvlan", "routed", "cni", "ns", "container"];
+    let kinds = [
+        "none",
+        "host",
+        "bridge",
+        "shared",
+        "macvlan",
+        "routed",
+        "cni",
+        "ns",
+        "container",
+        "pasta",
+        "slirp4netns",
+    ];
     text.starts_with(|first: char| first.is_ascii_lowercase())
         && text.len() <= 32
         && text.bytes().all(rest)

@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::cni::Attachments;
 use crate::lease::Pool;
 use crate::network::{DEFAULT, Definition, Wanted, is_name};
 use crate::ports::Ports;
@@ -126,6 +127,12 @@ impl Networks {
         link::remove(&definition, pool.leases(&lock)?.iter().map(|(lease, _)| *lease))?;
         file::remove(pool.folder())?;
         file::remove(&path)
+    }
+
+    /// What plugins of CNI have made for contexts.
+    #[must_use]
+    pub fn attachments(&self) -> Attachments {
+        Attachments::at(self.definitions.join("cni"))
     }
 
     fn path(&self, name: &str) -> Result<PathBuf> {

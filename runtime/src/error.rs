@@ -134,6 +134,9 @@ pub enum Error {
         /// Id.
         id: String,
     },
+    /// The kernel gives no descriptor that watches.
+    #[error("cannot watch for the end of the context; the user may have too many inotify descriptors")]
+    Watch(#[source] io::Error),
     /// A step of the context's first process.
     #[error("cannot {step}")]
     Step {

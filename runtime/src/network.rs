@@ -4,6 +4,7 @@
 //! The state names the network from its first writing on. What a killed `create` has leased is found by the context's id.
 
 pub mod join;
+pub mod outer;
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -241,6 +242,7 @@ pub fn prune(store: &Store, networks: &Networks) -> Result<Vec<String>> {
             done.push(format!("{name}: made {what} anew"));
         }
     }
+    done.extend(outer::prune(store, &networks.attachments())?);
     Ok(done)
 }
 
