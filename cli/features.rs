@@ -2,12 +2,11 @@
 //!
 //! It speaks of the build, not of the machine; `info.rs` speaks of the machine.
 
-use std::process::ExitCode;
-
 use serde_json::{Value, json};
 
 use crate::args::{COMMIT, FeaturesArgs, Global, SPEC_VERSION};
 use crate::error::Error;
+use crate::exit::ExitCode;
 use crate::output;
 use crate::values::CAPABILITIES;
 

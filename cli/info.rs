@@ -4,7 +4,6 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use nix::unistd::{AccessFlags, User, access, getuid};
@@ -14,6 +13,7 @@ use vctx_context::probe::{self, Unprivileged};
 
 use crate::args::{COMMIT, Global, InfoArgs, SPEC_VERSION};
 use crate::error::Error;
+use crate::exit::ExitCode;
 use crate::output;
 
 /// The oldest kernel that has every call vctx needs; mount_setattr came last.
@@ -312,12 +312,13 @@ const QEMU: Wanted = Wanted { name: "qemu-system-aarch64", package: "qemu-system
 #[cfg(not(target_arch = "aarch64"))]
 const QEMU: Wanted = Wanted { name: "qemu-system-x86_64", package: "qemu-system-x86", purpose: "domains" };
 
-const PROGRAMS: [Wanted; 6] = [
+const PROGRAMS: [Wanted; 7] = [
     Wanted { name: "newuidmap", package: "uidmap", purpose: "ranges of user ids without root" },
     Wanted { name: "newgidmap", package: "uidmap", purpose: "ranges of group ids without root" },
     Wanted { name: "criu", package: "criu", purpose: "checkpoint and restore" },
     Wanted { name: "nft", package: "nftables", purpose: "networks with address translation" },
-    Wanted { name: "slirp4netns", package: "slirp4netns", purpose: "networks without root" },
+    Wanted { name: "pasta", package: "passt", purpose: "networks without root" },
+    Wanted { name: "slirp4netns", package: "slirp4netns", purpose: "the same, where pasta is missing" },
     QEMU,
 ];
 

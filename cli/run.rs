@@ -1,13 +1,12 @@
 //! `vctx run`: a context from creation to its end.
 
-use std::process::ExitCode;
-
 use vctx_context::terminal;
 use vctx_runtime::create::{Console, Start};
 
 use crate::args::Global;
 use crate::create::{of_bundle, store};
 use crate::error::Error;
+use crate::exit::ExitCode;
 use crate::handles;
 use crate::log::Log;
 use crate::native::Native;

@@ -3,13 +3,13 @@
 use std::fs;
 use std::io::{self, Read};
 use std::path::Path;
-use std::process::ExitCode;
 
 use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxPids, LinuxResources};
 
 use crate::args::{Global, UpdateArgs};
 use crate::create::store;
 use crate::error::Error;
+use crate::exit::ExitCode;
 
 /// Runs the verb.
 pub(crate) fn run(global: &Global, args: UpdateArgs) -> Result<ExitCode, Error> {

@@ -140,6 +140,7 @@ pub(crate) fn enter(
         no_pivot: false,
         proc: proc.as_fd(),
         tasks: groups.tasks.iter().map(AsFd::as_fd).collect(),
+        groups_later: false,
         close: Vec::new(),
         path: program.path,
         standard: program

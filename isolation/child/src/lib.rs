@@ -102,10 +102,11 @@ fn join_context(plan: &Plan<'_>, join: &Join<'_>, channel: BorrowedFd<'_>) -> Re
 
 /// Enters the control groups before anything is allocated that they should count.
 fn join_cgroups(plan: &Plan<'_>) -> Result<()> {
-    for (index, tasks) in plan.tasks.iter().enumerate() {
-        write(tasks, b"0").map_err(at(Step::JoinCgroup, index))?;
-    }
-    Ok(())
+    plan.tasks.iter().enumerate().try_for_each(|(index, tasks)| join_cgroup(index, *tasks))
+}
+
+fn join_cgroup(index: usize, tasks: BorrowedFd<'_>) -> Result<()> {
+    write(tasks, b"0").map(drop).map_err(at(Step::JoinCgroup, index))
 }
 
 fn join_namespaces(plan: &Plan<'_>, setting: &Setting<'_>, channel: BorrowedFd<'_>) -> Result<()> {
@@ -118,6 +119,11 @@ fn join_namespaces(plan: &Plan<'_>, setting: &Setting<'_>, channel: BorrowedFd<'
     if setting.user_namespace {
         become_root(&plan.process)?;
     }
+    if setting.groups_before.is_none() { cgroup_namespace(setting) } else { Ok(()) }
+}
+
+/// The groups that the process is in become the roots of what it sees.
+fn cgroup_namespace(setting: &Setting<'_>) -> Result<()> {
     if setting.new_cgroup_namespace {
         sys::unshare(libc::CLONE_NEWCGROUP as u32).or_at(Step::CgroupNamespace)?;
     }
@@ -186,7 +192,13 @@ fn root_file_system(
     // The modes of what is made here are the plan's, whatever the caller's umask.
     let caller = rustix::process::umask(Mode::empty());
     let tree = root::attach(root)?;
-    mounts::make(tree.as_fd(), root.mounts)?;
+    let early = setting.groups_before.unwrap_or(0);
+    mounts::make(tree.as_fd(), root.mounts, 0..early)?;
+    if setting.groups_before.is_some() {
+        handshake::wait_groups(channel, at(Step::Orders, 0), join_cgroup)?;
+        cgroup_namespace(setting)?;
+    }
+    mounts::make(tree.as_fd(), root.mounts, early..root.mounts.len())?;
     devices::make(tree.as_fd(), root)?;
     let slave = match &plan.process.console {
         Some(console) => Some(terminal::open(tree.as_fd(), console, plan.process.user.0)?),

@@ -15,7 +15,8 @@ pub struct Plan<'a> {
     /// path in the context (CVE-2019-16884, CVE-2025-52881).
     pub proc: BorrowedFd<'a>,
     /// The `tasks` file of each cgroup v1 hierarchy, open for writing. The child writes "0" (itself) to each: the kernel
-    /// then skips the global lock, and the RCU grace period, that a write of a pid to `cgroup.procs` waits for.
+    /// then skips the global lock, and the RCU grace period, that a write of a pid to `cgroup.procs` waits for. Empty with
+    /// [`Setting::groups_before`].
     pub tasks: &'a [BorrowedFd<'a>],
     /// Descriptors of the parent that must not live on in the child: a lock would stay taken.
     pub close: &'a [BorrowedFd<'a>],
@@ -58,6 +59,10 @@ pub struct Setting<'a> {
     pub user_namespace: bool,
     /// Lines for `/proc/self/timens_offsets` of a new time namespace (time_namespaces(7)).
     pub time_offsets: Option<&'a [u8]>,
+    /// The control groups of version 1 are made while the child mounts, and come with
+    /// [`crate::handshake::Order::Groups`]. They are entered before this mount, by its index: the first that shows them, or
+    /// whose content they have to account for.
+    pub groups_before: Option<usize>,
     /// Make a cgroup namespace, after the control groups were joined, so that they are its root.
     pub new_cgroup_namespace: bool,
     /// Bring the loopback interface of a new network namespace up.

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use bumpalo::Bump;
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
-use vctx_context::child::plan::{Filter, Plan, Scene, Setting};
+use vctx_context::child::plan::{Filter, Mount, Plan, Root, Scene, Setting, Source};
 use vctx_context::namespace::Kind;
 use vctx_netns::device::Device as NetDevice;
 
@@ -49,6 +49,8 @@ pub struct Facts<'a> {
     pub proc: BorrowedFd<'a>,
     /// See [`Plan::tasks`].
     pub tasks: Vec<BorrowedFd<'a>>,
+    /// The control groups of version 1 are made while the child mounts.
+    pub groups_later: bool,
     /// See [`Plan::close`].
     pub close: Vec<BorrowedFd<'a>>,
     /// See [`vctx_context::child::plan::Process::path`].
@@ -142,6 +144,7 @@ pub fn new_context<'a>(arena: &'a Bump, spec: &Spec, facts: &Facts<'a>) -> Resul
         user_namespace: facts.user_namespace,
         time_offsets: makes(LinuxNamespaceType::Time)
             .then(|| &*arena.alloc_slice_copy(time_offsets(spec).as_bytes())),
+        groups_before: facts.groups_later.then(|| groups_before(root)),
         new_cgroup_namespace: makes(LinuxNamespaceType::Cgroup),
         loopback: makes(LinuxNamespaceType::Network),
         hostname: bytes(spec.hostname()),
@@ -158,6 +161,16 @@ pub fn new_context<'a>(arena: &'a Bump, spec: &Spec, facts: &Facts<'a>) -> Resul
         scene: Scene::New(arena.alloc(setting)),
         process: process::process(arena, process, spec, facts, true)?,
     })
+}
+
+/// The first mount that shows control groups, or takes so much memory that they have to count it; else the end.
+fn groups_before(root: &Root<'_>) -> usize {
+    let waits = |mount: &Mount<'_>| match mount.source {
+        Source::Folders { .. } => true,
+        Source::FileSystem { kind, .. } => mount.copy_up || kind.to_bytes().starts_with(b"cgroup"),
+        Source::Bind { path, .. } | Source::Tree { path, .. } => path.to_bytes().starts_with(b"/sys"),
+    };
+    root.mounts.iter().position(waits).unwrap_or(root.mounts.len())
 }
 
 fn time_offsets(spec: &Spec) -> String {

@@ -54,6 +54,7 @@ fn facts(null: &std::io::Stdin) -> Facts<'_> {
         no_pivot: false,
         proc: null.as_fd(),
         tasks: Vec::new(),
+        groups_later: true,
         close: Vec::new(),
         path: None,
         standard: Vec::new(),
