@@ -97,6 +97,7 @@ impl Store {
             return Err(Error::nonsense(path.display(), "the store itself lies in it"));
         }
         let spooled = self.partial(&unique("pack"), false)?;
+        spooled.empty()?;
         let mut output = GzEncoder::new(&spooled.file, Level::new(PACKED));
         pack::pack(&folder, &mut output).map_err(|source| Error::Pack { path: path.into(), source })?;
         output.finish().map_err(Error::file("write", &spooled.path))?;
@@ -105,6 +106,7 @@ impl Store {
 
     fn spool(&self, input: &mut dyn Read, path: &Path) -> Result<super::store::Partial, Error> {
         let partial = self.partial(&unique("spool"), false)?;
+        partial.empty()?;
         io::copy(input, &mut &partial.file).map_err(Error::file("read", path))?;
         io::Seek::rewind(&mut &partial.file).map_err(Error::file("read", path))?;
         Ok(partial)

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -58,9 +58,11 @@ impl Store {
         if paths.is_empty() {
             return Ok(());
         }
-        let (temporary, path) = (self.partials().join(unique("implied")), self.implied().join(layer.hex()));
-        let write = || fs::write(&temporary, paths.join(&0)).and_then(|()| fs::rename(&temporary, &path));
-        write().map_err(Error::file("write", &path))
+        let path = self.implied().join(layer.hex());
+        let mut partial = self.partial(&unique("implied"), false)?;
+        partial.empty()?;
+        partial.file.write_all(&paths.join(&0)).map_err(Error::file("write", &partial.path))?;
+        partial.keep_as(&path)
     }
 
     fn implied_of(&self, layer: &Digest) -> Result<HashSet<Vec<u8>>, Error> {

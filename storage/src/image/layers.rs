@@ -7,7 +7,7 @@ use rustix::fs::statvfs;
 use super::compression;
 use super::digest::{Digest, Digesting};
 use super::error::Error;
-use super::store::Store;
+use super::store::{Access, Store};
 use super::unpack::{self, Limits, Unpack};
 
 impl Store {
@@ -42,6 +42,8 @@ impl Store {
         if let Some(expected) = expected.filter(|expected| **expected != found) {
             return Err(Error::Digest { expected: expected.clone(), found });
         }
+        // The layer and what it implies go together, too: no garbage collection comes between.
+        let _lock = self.lock(Access::Read)?;
         self.note_implied(&found, &unpacked.implied)?;
         self.note_unsettled(&found)?;
         partial.keep_as(&self.layer(&found))?;

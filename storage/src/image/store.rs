@@ -171,6 +171,7 @@ impl Store {
             return Ok((digest.clone(), about.len()));
         }
         let mut partial = self.partial(&unique("blob"), false)?;
+        partial.empty()?;
         let what = || expected.map_or_else(|| "a blob".to_owned(), ToString::to_string);
         // One byte more tells a stream that does not end.
         let most = size.map_or(u64::MAX, |size| size.saturating_add(1));
@@ -292,10 +293,13 @@ impl Partial {
         self.kept = true;
     }
 
-    /// Removes what a killed writer has left in the folder.
+    /// Removes what a killed writer has left in it.
     pub(super) fn empty(&self) -> Result<(), Error> {
         let fail = Error::file("empty", &self.path);
         let clear = || -> io::Result<()> {
+            if !self.is_folder {
+                return self.file.set_len(0);
+            }
             for entry in fs::read_dir(&self.path)? {
                 let entry = entry?;
                 if entry.file_type()?.is_dir() {
