@@ -71,7 +71,7 @@ fn a_store_on_a_file_system_that_is_unfit_says_so() {
     fs::create_dir(user.folder.join("lower")).unwrap();
     let seen = script(
         &user,
-        "mkdir upper work over; mount -t tmpfs tmpfs upper; mkdir upper/u upper/w; \
+        "mkdir upper over; mount -t tmpfs tmpfs upper; mkdir upper/u upper/w; \
          mount -t overlay overlay -o lowerdir=lower,upperdir=upper/u,workdir=upper/w over; \
          $vctx --root over image import layout app:1; $vctx --root over run --rm app:1 sh -c 'cat /d/* | wc -c' 2>&1 || true; \
          $vctx --root over run -d app:1 sh 2>&1 || true",

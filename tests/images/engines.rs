@@ -31,8 +31,9 @@ fn pushed(user: &User, name: &str) {
     user.call(&["image", "push", "app:1", name]).ok();
 }
 
-const LOOK: &str = "cat /data/a; echo; ls /data /opt; stat -c %a /data";
-const SEEN: &str = "middle\n/data:\na\n\n/opt:\ntop\n750\n";
+// The mode of a folder that a layer goes through is not compared: the engines make it 755, vctx leaves it as it was.
+const LOOK: &str = "cat /data/a; echo; ls /data /opt";
+const SEEN: &str = "middle\n/data:\na\n\n/opt:\ntop\n";
 
 fn both_ways(engine: &Client, pull: &[&str], push: &[&str]) {
     let user = User::me();
@@ -40,6 +41,7 @@ fn both_ways(engine: &Client, pull: &[&str], push: &[&str]) {
     let ours = registry.name("ours:1");
     pushed(&user, &ours);
     assert_eq!(user.call(&["run", "--rm", "app:1", "sh", "-c", LOOK]).ok().stdout, SEEN);
+    assert_eq!(user.call(&["run", "--rm", "app:1", "stat", "-c", "%a", "/data"]).ok().line(), "750");
     engine.say(&[pull, &[&*ours]].concat());
     let theirs = engine.call(&["run", "--rm", "--net", "none", &ours, "sh", "-c", LOOK]).ok();
     assert_eq!(theirs.stdout, SEEN);
