@@ -9,6 +9,7 @@ use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use nix::unistd::{AccessFlags, User, access, getuid};
 use serde::Serialize;
 
+use vctx_context::landlock;
 use vctx_context::probe::{self, Unprivileged};
 
 use crate::args::{COMMIT, Global, InfoArgs, SPEC_VERSION};
@@ -42,6 +43,8 @@ struct Info {
     sub_ids: SubIds,
     /// `None` where the kernel's file cannot be read, as without securityfs.
     seccomp_actions: Option<Vec<String>>,
+    /// `yes`, or why a guest cannot be held by it.
+    landlock: String,
     security_modules: Option<Vec<String>>,
     file_systems: Vec<FileSystem>,
     kvm: Kvm,
@@ -59,6 +62,7 @@ impl Info {
             unprivileged: probe::unprivileged().map_err(Error::Probe)?,
             sub_ids: SubIds::look(),
             seccomp_actions: words("/proc/sys/kernel/seccomp/actions_avail"),
+            landlock: landlock::handled().map_or_else(|error| error.to_string(), |_| "yes".into()),
             security_modules: words("/sys/kernel/security/lsm"),
             file_systems: FILE_SYSTEMS.iter().map(|name| FileSystem::look(name)).collect(),
             kvm: Kvm::look(),
@@ -83,6 +87,7 @@ impl Info {
             row("without root", describe_unprivileged(self.unprivileged).to_owned()),
             row("subordinate ids", self.sub_ids.describe()),
             row("seccomp actions", list(self.seccomp_actions.as_deref())),
+            row("Landlock", self.landlock.clone()),
             row("security modules", list(self.security_modules.as_deref())),
             row("file systems", loaded.join(" ")),
             row("kvm", self.kvm.describe().to_owned()),

@@ -20,6 +20,7 @@ pub(crate) fn run(global: &Global, args: RunArgs) -> Result<ExitCode, Error> {
             request: of_bundle(global, &args.target, bundle, &args.handles, Start::Now)?,
             keep: args.keep,
             lock: None,
+            warnings: Vec::new(),
         },
         None => crate::native::request(global, &args)?,
     };
@@ -28,7 +29,8 @@ pub(crate) fn run(global: &Global, args: RunArgs) -> Result<ExitCode, Error> {
 
 /// Creates the context, and unless it is detached, waits for its end and removes it.
 fn live(global: &Global, args: &RunArgs, asked: Native) -> Result<ExitCode, Error> {
-    let Native { mut request, keep, lock } = asked;
+    let Native { mut request, keep, lock, warnings } = asked;
+    Log::new(global).warnings(&warnings);
     let store = store(global);
     let wants_terminal = request
         .config

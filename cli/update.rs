@@ -17,7 +17,7 @@ pub(crate) fn run(global: &Global, args: UpdateArgs) -> Result<ExitCode, Error> 
         Some(path) => read(path)?,
         None => from_options(&args)?,
     };
-    vctx_runtime::update::update(&store(global), &args.id, &resources)?;
+    vctx_runtime::update::update(&store(global), &args.id, &resources, args.net_rate)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -29,7 +29,8 @@ fn read(path: &Path) -> Result<LinuxResources, Error> {
     } else {
         bytes = fs::read(path).map_err(fail)?;
     }
-    serde_json::from_slice(&bytes).map_err(|source| Error::ParseResources { path: path.to_owned(), source })
+    vctx_runtime::update::parse(&bytes)
+        .map_err(|source| Error::ParseResources { path: path.to_owned(), source })
 }
 
 fn from_options(args: &UpdateArgs) -> Result<LinuxResources, Error> {

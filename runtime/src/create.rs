@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -20,7 +20,7 @@ use vctx_context::spawn::{self, Child, Handshake};
 use vctx_context::{exe, procfs, seccomp, terminal};
 
 use crate::config::Config;
-use crate::failure::explain;
+use crate::failure::{blame_memory, explain};
 use crate::groups::{Entry, apply_devices, first_groups, later_groups, without_devices};
 use crate::hooks::{self, Point};
 use crate::host::{Host, capability_warnings, grantable};
@@ -28,7 +28,7 @@ use crate::network::outer;
 use crate::plan::{Facts, RootFs};
 use crate::state::{Context, FORMAT, Lock, State, Status, Store, check_id};
 use crate::undo::{Step, Undo};
-use crate::{Error, Result, idmapped, network};
+use crate::{Error, Result, content, idmapped, network};
 
 /// What is to be created.
 #[derive(Debug)]
@@ -59,14 +59,16 @@ pub struct Request {
     pub own: Vec<PathBuf>,
     /// Folders that are made for it, below those, with their permission bits.
     pub folders: Vec<(PathBuf, u32)>,
+    /// Files that lie in the folder of its state: name and content. All may read them where they are mounted.
+    pub files: Vec<(String, String)>,
     /// The network namespace that it joins, in place of the one behind the path of the configuration.
     pub joined: Option<Joined>,
     /// The network of ours that it is attached to.
     pub network: Option<network::Wanted>,
     /// The network that others make for it.
     pub outer: Option<outer::Wanted>,
-    /// The address of the host's own network that it is held to.
-    pub shared: Option<Ipv4Addr>,
+    /// The addresses of the host's own network that it is held to.
+    pub shared: Vec<IpAddr>,
 }
 
 /// Who takes the master of a terminal.
@@ -129,7 +131,11 @@ pub struct Created {
 pub fn create(store: &Store, mut request: Request) -> Result<Created> {
     check_id(&request.id)?;
     crate::validate::validate(&request.config.spec)?;
+    if request.start == Start::Now && request.config.spec.process().is_none() {
+        return Err(Error::invalid("process", "is missing; it says what to run"));
+    }
     crate::kernel::supports(&request.config.spec)?;
+    let passed_over = crate::kernel::set_aside(&mut request.config.spec);
     let root = root(&request)?;
     let host = Host::look(&mut request)?;
     protect(&host)?;
@@ -186,9 +192,11 @@ pub fn create(store: &Store, mut request: Request) -> Result<Created> {
     let child = undo.keep().ok_or(Error::Spawn(spawn::Error::Died))?;
     let process = spec.process().as_ref();
     let unknown = &request.config.unknown_capabilities;
-    let warnings = process
+    let mut warnings = process
         .map(|process| capability_warnings(unknown, process, facts.user_namespace))
         .unwrap_or_default();
+    warnings.extend(network::warning(&request));
+    warnings.extend(passed_over);
     Ok(Created { context, child, lock, warnings })
 }
 
@@ -213,27 +221,6 @@ fn let_go(
         hand_over(spec, &listener, context, Status::Creating, pid)?;
     }
     hooks::run(spec, Point::Poststart, context, pid, None)
-}
-
-/// A start that the memory limit has made fail says so.
-fn blame_memory(error: Error, spec: &Spec, context: &Context) -> Error {
-    let out_of_memory = match &error {
-        Error::Spawn(spawn::Error::Died) => {
-            context.state.cgroup.as_ref().is_some_and(|cgroup| cgroup.oom_kills().unwrap_or(0) > 0)
-        }
-        Error::Step { source, .. } => source.raw_os_error() == Some(libc::ENOMEM),
-        Error::Cgroup(error) => error.is_memory_in_use(),
-        _ => false,
-    };
-    let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
-    let limit = resources.and_then(|resources| resources.memory().as_ref()?.limit());
-    match limit.filter(|limit| out_of_memory && *limit > 0) {
-        Some(limit) => Error::invalid(
-            "linux.resources.memory.limit",
-            format!("is {limit} bytes, which is too low for a start; 8 MiB is enough for most"),
-        ),
-        None => error,
-    }
 }
 
 /// Undoes a `create` that has begun to run hooks: the specification wants those of the stop then ("Lifecycle", 12 and 13).
@@ -369,29 +356,18 @@ fn record(
         has_poststop: hooks::has(spec, Point::Poststop),
         own: request.own.clone(),
         no_keyring: request.no_keyring,
+        no_process: spec.process().is_none(),
         network: request.network.as_ref().map(network::Wanted::announced),
         outer: request.outer.as_ref().map(outer::Wanted::maker),
-        shared: request.shared,
+        shared: request.shared.clone(),
     };
     let context = Context { folder, state };
     let path = context.config_path();
     fs::write(&path, &request.config.bytes).map_err(Error::state("write", path))?;
     context.write()?;
     // From here on a killed create is cleaned up by what was written.
-    for (path, mode) in &request.folders {
-        make_folder(path, *mode).map_err(Error::state("make the folder", path))?;
-    }
+    content::make(&context.folder, &request.files, &request.folders)?;
     Ok(context)
-}
-
-/// Makes a folder with exactly these permission bits, whatever the umask. Those above it are only for their owner.
-fn make_folder(path: &std::path::Path, mode: u32) -> std::io::Result<()> {
-    use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-    if let Some(parent) = path.parent().filter(|parent| !parent.exists()) {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
-    }
-    fs::DirBuilder::new().mode(0o700).create(path)?;
-    if mode == 0o700 { Ok(()) } else { fs::set_permissions(path, fs::Permissions::from_mode(mode)) }
 }
 
 /// The root, resolved once, before the guest exists: the name of a folder that an engine has just made is not the guest's.
@@ -442,6 +418,7 @@ fn facts<'a>(
         root,
         join: host.child_joins(),
         user_namespace: user,
+        landlock: crate::landlock::handled(spec)?,
         grantable: grantable(user),
         no_setgroups: !host.privileged && host.mappings.as_ref().is_some_and(Mappings::is_single),
         cgroups: sources.as_ref().map(|sources| sources.directories.clone()).unwrap_or_default(),
@@ -451,6 +428,7 @@ fn facts<'a>(
         idmaps: Vec::new(),
         gate: hooks::gate(spec),
         keyring: !request.no_keyring,
+        scoped: !request.shared.is_empty(),
         start: start.map(AsFd::as_fd),
         no_pivot: request.no_pivot,
         proc: host.proc.as_fd(),
@@ -495,8 +473,8 @@ fn set_oom_score(spec: &Spec, pid: i32) -> Result<()> {
     write_oom_score(pid, score)
 }
 
-/// Writes `oom_score_adj` of a child that has not taken its identity yet. Without the privilege to lower it, the value is
-/// left as it is where it was not raised: an engine in a user namespace passes on what it has itself.
+/// Writes `oom_score_adj` of a child that has not taken its identity yet. To lower it takes a privilege; what an engine in a
+/// user namespace has itself, and passes on, is no lowering.
 pub(crate) fn write_oom_score(pid: i32, score: i32) -> Result<()> {
     let path = PathBuf::from(format!("/proc/{pid}/oom_score_adj"));
     fs::write(&path, score.to_string()).map_err(Error::state("write process.oomScoreAdj to", path))

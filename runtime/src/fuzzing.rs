@@ -44,6 +44,7 @@ fn with_plan<T>(spec: &Spec, look: impl FnOnce(&Plan<'_>) -> T) -> Result<T> {
         root: RootFs::Folder(PathBuf::from("/root")),
         join: vec![(descriptor, 1)],
         user_namespace: false,
+        landlock: 0xffff,
         grantable: u64::MAX,
         no_setgroups: false,
         cgroups: vec![("cpu".into(), PathBuf::from("/sys/fs/cgroup/cpu/x"))],

@@ -11,6 +11,7 @@ pub mod events;
 pub mod exec;
 pub mod hooks;
 pub mod kill;
+pub mod landlock;
 pub mod network;
 pub mod pause;
 pub mod plan;
@@ -22,12 +23,14 @@ pub mod validate;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 
+mod content;
 mod failure;
 mod groups;
 mod host;
 mod idmapped;
 mod kernel;
 mod mount;
+mod strict;
 mod undo;
 
 pub use error::Error;

@@ -6,6 +6,7 @@
 
 use std::fs::{self, DirBuilder};
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Component, Path, PathBuf};
@@ -99,15 +100,32 @@ pub struct State {
     /// Its processes keep the session keyring of whoever makes them.
     #[serde(default)]
     pub no_keyring: bool,
+    /// The configuration has no process: there is nothing to start.
+    #[serde(default)]
+    pub no_process: bool,
     /// What it has of a network of ours.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<Attached>,
     /// Who has made its network, where we have not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outer: Option<Maker>,
-    /// The address of the host that it is held to.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub shared: Option<std::net::Ipv4Addr>,
+    /// The addresses of the host that it is held to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "one_or_more")]
+    pub shared: Vec<IpAddr>,
+}
+
+/// A list, or the single address that earlier versions have written.
+fn one_or_more<'a, D: serde::Deserializer<'a>>(source: D) -> std::result::Result<Vec<IpAddr>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Written {
+        One(IpAddr),
+        More(Vec<IpAddr>),
+    }
+    Ok(match Written::deserialize(source)? {
+        Written::One(address) => vec![address],
+        Written::More(list) => list,
+    })
 }
 
 /// A context on disk.

@@ -17,6 +17,7 @@ pub mod sys;
 mod devices;
 mod failure;
 mod interpreter;
+mod landlock;
 mod mounts;
 mod process;
 mod root;
@@ -48,15 +49,21 @@ pub fn enter(plan: &Plan<'_>, channel: BorrowedFd<'_>) -> ! {
         Err(failure) => process::fail(channel, failure),
     };
     let channel = ready.start.as_ref().map_or(channel, AsFd::as_fd);
-    process::execute(plan, channel, &ready.path, ready.held)
+    process::execute(plan, channel, &ready)
+}
+
+/// A process with its identity: what is left is to hold it and to execute.
+struct Program {
+    path: Path,
+    landlock: Option<OwnedFd>,
 }
 
 /// A process that has its order to execute.
 struct Ready {
     /// The connection of `start`, if that was waited for.
     start: Option<OwnedFd>,
-    /// The program.
-    path: Path,
+    /// The program, and what it is to be held by.
+    program: Program,
     /// It is held as the guest is already: capabilities, filter and all.
     held: bool,
 }
@@ -70,15 +77,16 @@ fn new_context(plan: &Plan<'_>, setting: &Setting<'_>, channel: BorrowedFd<'_>) 
     name_and_network(setting)?;
     let slave = root_file_system(plan, setting, channel)?;
     keyring(&plan.process)?;
-    let path = take_identity(&plan.process, slave)?;
+    scope(&plan.process)?;
+    let program = take_identity(&plan.process, slave)?;
     let held = setting.start.is_some() && plan.process.seccomp.is_some_and(|filter| filter.early);
     if held {
-        process::hold(plan, channel)?;
+        process::hold(plan, channel, &program)?;
     }
     report(channel, Report::Ready).or_at(Step::Report)?;
     wait(channel, Order::Proceed).or_at(Step::Orders)?;
     let start = setting.start.map(await_start).transpose()?;
-    Ok(Ready { start, path, held })
+    Ok(Ready { start, program, held })
 }
 
 /// The step list of a process that joins a running context.
@@ -94,10 +102,11 @@ fn join_context(plan: &Plan<'_>, join: &Join<'_>, channel: BorrowedFd<'_>) -> Re
     }
     let slave = own_terminal(&plan.process)?;
     keyring(&plan.process)?;
-    let path = take_identity(&plan.process, slave)?;
+    scope(&plan.process)?;
+    let program = take_identity(&plan.process, slave)?;
     report(channel, Report::Ready).or_at(Step::Report)?;
     wait(channel, Order::Proceed).or_at(Step::Orders)?;
-    Ok(Ready { start: None, path, held: false })
+    Ok(Ready { start: None, program, held: false })
 }
 
 /// Enters the control groups before anything is allocated that they should count.
@@ -247,6 +256,18 @@ fn keyring(process: &Process<'_>) -> Result<()> {
     }
 }
 
+/// Abstract unix sockets belong to the network namespace, and no path keeps anybody from them (CVE-2020-15257).
+fn scope(process: &Process<'_>) -> Result<()> {
+    if !process.scoped {
+        return Ok(());
+    }
+    match sys::landlock_scope().and_then(|ruleset| sys::landlock_restrict(ruleset.as_fd())) {
+        // A kernel that is older or has no Landlock; the parent has said so.
+        Ok(()) | Err(Errno::NOSYS | Errno::OPNOTSUPP | Errno::INVAL | Errno::TOOBIG) => Ok(()),
+        Err(error) => Err(at(Step::Scope, 0)(error)),
+    }
+}
+
 /// The terminal of a process whose root is already the context's.
 fn own_terminal(process: &Process<'_>) -> Result<Option<OwnedFd>> {
     let Some(console) = &process.console else { return Ok(None) };
@@ -259,7 +280,7 @@ fn own_root() -> Result<OwnedFd> {
     openat(CWD, c"/", flags, Mode::empty()).or_at(Step::Cwd)
 }
 
-fn take_identity(process: &Process<'_>, slave: Option<OwnedFd>) -> Result<Path> {
+fn take_identity(process: &Process<'_>, slave: Option<OwnedFd>) -> Result<Program> {
     match slave {
         Some(slave) => terminal::adopt(slave)?,
         // The caller's terminal is not the guest's: without a session of its own it could push input into it.

@@ -236,6 +236,10 @@ pub struct Process<'a> {
     pub label: Option<(&'a CStr, &'a [u8])>,
     /// A new session keyring (session-keyring(7)), in place of the caller's.
     pub keyring: bool,
+    /// It shares a network namespace with others whose abstract unix sockets are not its own to reach.
+    pub scoped: bool,
+    /// What of its root the guest may reach; absent, all of it.
+    pub landlock: Option<Landlock<'a>>,
     /// Compiled seccomp program.
     pub seccomp: Option<Filter<'a>>,
     /// A terminal is made, and its master goes to this socket.
@@ -277,6 +281,26 @@ pub struct Filter<'a> {
     pub flags: u32,
     /// It is loaded before the context waits for its start, so that an agent has its listener when `create` returns.
     pub early: bool,
+}
+
+/// Rules of Landlock (landlock(7)), in LANDLOCK_ACCESS_FS_* bits.
+#[derive(Debug, Clone, Copy)]
+pub struct Landlock<'a> {
+    /// What is refused where no rule allows it.
+    pub handled: u64,
+    /// Where it is allowed.
+    pub rules: &'a [LandlockRule<'a>],
+}
+
+/// One path that may be reached.
+#[derive(Debug)]
+pub struct LandlockRule<'a> {
+    /// Path in the root.
+    pub path: &'a CStr,
+    /// What is allowed below it, where it is a folder.
+    pub folder: u64,
+    /// What is allowed where it is none.
+    pub file: u64,
 }
 
 impl Source<'_> {

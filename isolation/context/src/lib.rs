@@ -8,6 +8,7 @@ pub mod capability;
 pub mod cgroup;
 pub mod exe;
 pub mod idmap;
+pub mod landlock;
 pub mod namespace;
 pub mod passwd;
 pub mod probe;

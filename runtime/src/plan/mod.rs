@@ -26,6 +26,8 @@ pub struct Facts<'a> {
     pub join: Vec<(BorrowedFd<'a>, u32)>,
     /// The child ends up in a user namespace that is not ours.
     pub user_namespace: bool,
+    /// Accesses to files that Landlock refuses where no rule allows them.
+    pub landlock: u64,
     /// Capabilities that can be granted, as a bit mask.
     pub grantable: u64,
     /// setgroups(2) is denied there.
@@ -41,6 +43,8 @@ pub struct Facts<'a> {
     pub gate: bool,
     /// See [`vctx_context::child::plan::Process::keyring`].
     pub keyring: bool,
+    /// See [`vctx_context::child::plan::Process::scoped`].
+    pub scoped: bool,
     /// See [`Setting::start`].
     pub start: Option<BorrowedFd<'a>>,
     /// See [`vctx_context::child::plan::Root::no_pivot`].
@@ -126,7 +130,14 @@ pub fn new_context<'a>(arena: &'a Bump, spec: &Spec, facts: &Facts<'a>) -> Resul
     let namespaces = linux.and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
     let makes =
         |kind: LinuxNamespaceType| namespaces.iter().any(|one| one.typ() == kind && one.path().is_none());
-    let process = spec.process().as_ref().ok_or_else(|| Error::invalid("process", "is missing"))?;
+    let idle;
+    let process = match spec.process() {
+        Some(process) => process,
+        None => {
+            idle = process::idle();
+            &idle
+        }
+    };
     let mut sysctl = Vec::new();
     // In the order of their names: the same configuration always makes the same plan.
     let wanted = linux.and_then(|linux| linux.sysctl().as_ref()).into_iter().flatten();
