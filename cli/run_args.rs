@@ -2,7 +2,7 @@
 //!
 //! One type for two forms: with `--bundle` it is runc's (`run -b BUNDLE ID`), without it the native one
 //! (`run TARGET [-- CMD...]`), where TARGET is `host`, an image or a folder. Options of the native form conflict with `--bundle`
-//! by group, so that none is silently ignored. To make some fifty options costs a tenth of a millisecond: for the bundle's
+//! by group, so that none is silently ignored. Some fifty options take time and memory to make: for the bundle's
 //! form, which engines call, the native ones are left out until there is something to be said of them.
 
 use std::ffi::OsString;
