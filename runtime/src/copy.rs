@@ -119,10 +119,11 @@ fn state(source: &State, new: &str, from: &Path, to: &Path) -> State {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let moved = |path: &PathBuf| path.strip_prefix(from).map_or_else(|_| path.clone(), |rest| to.join(rest));
     let mounted = source.mounted.clone().map(|root| match root {
-        RootFs::Mount { kind, options, at, links } => {
+        RootFs::Mount { kind, options, within, at, links } => {
             let value = |value: String| replace(&value, from, to);
             let options = options.into_iter().map(|(key, text)| (key, text.map(value))).collect();
-            RootFs::Mount { kind, options, at: moved(&at), links }
+            let within = within.map(|path| moved(&path));
+            RootFs::Mount { kind, options, within, at: moved(&at), links }
         }
         folder @ RootFs::Folder(_) => folder,
     });

@@ -12,11 +12,9 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::{Mount, Spec};
 use rustix::fs::{CWD, Mode, OFlags, openat, symlinkat};
 use rustix::io::Errno;
-use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
-    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
-};
-use vctx_child::resolve;
+use rustix::mount::{MountAttrFlags, MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
+use rustix::process::{chdir, fchdir};
+use vctx_child::{resolve, root};
 use vctx_child::sys::{MountAttributes, mount_setattr};
 use vctx_context::idmap::Mappings;
 
@@ -97,7 +95,9 @@ impl View {
             Some(RootFs::Mount { kind, at, .. }) => (PathBuf::from(kind), at.clone()),
         };
         let tree = match &self.context.state.mounted {
-            Some(RootFs::Mount { kind, options, .. }) => make(kind, options, MountAttrFlags::empty()),
+            Some(RootFs::Mount { kind, options, within, .. }) => {
+                make(kind, options, within.as_deref(), MountAttrFlags::empty())
+            }
             _ => clone(&base),
         };
         let hint = if self.is_volatile() { "; its changes were thrown away at its end" } else { "" };
@@ -143,11 +143,11 @@ impl View {
         let options: Vec<&str> = mount.options().iter().flatten().map(String::as_str).collect();
         let kind = mount.typ().as_deref().unwrap_or("none");
         let tree = match (kind, mount.source()) {
-            ("overlay", _) => make("overlay", &split(&options), MountAttrFlags::empty())?,
+            ("overlay", _) => make("overlay", &split(&options), None, MountAttrFlags::empty())?,
             ("tmpfs", _) => {
                 let mode = options.iter().find_map(|option| option.strip_prefix("mode="));
                 let mode = mode.map(|mode| ("mode".to_owned(), Some(mode.to_owned())));
-                make("tmpfs", &Vec::from_iter(mode), MountAttrFlags::MOUNT_ATTR_RDONLY)?
+                make("tmpfs", &Vec::from_iter(mode), None, MountAttrFlags::MOUNT_ATTR_RDONLY)?
             }
             (_, Some(source)) if options.iter().any(|option| matches!(*option, "bind" | "rbind")) => {
                 match clone(source) {
@@ -187,7 +187,8 @@ impl View {
             let Ok(place) = resolve::open(root, &text(Path::new(path)), OFlags::PATH) else { continue };
             let is_folder = rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(&place)?.st_mode).is_dir();
             let tree = if is_folder {
-                make("tmpfs", &[("mode".into(), Some("755".into()))], MountAttrFlags::MOUNT_ATTR_RDONLY)?
+                let mode = [("mode".into(), Some("755".into()))];
+                make("tmpfs", &mode, None, MountAttrFlags::MOUNT_ATTR_RDONLY)?
             } else {
                 clone(Path::new("/dev/null"))?
             };
@@ -203,7 +204,7 @@ impl View {
 ///
 /// It cannot be opened or mounted; for several layers that takes a mount namespace in which the caller is root.
 pub fn below(root: &RootFs) -> std::io::Result<Option<OwnedFd>> {
-    let RootFs::Mount { kind, options, .. } = root else { return Ok(None) };
+    let RootFs::Mount { kind, options, within, .. } = root else { return Ok(None) };
     if kind != "overlay" {
         return Ok(None);
     }
@@ -213,11 +214,13 @@ pub fn below(root: &RootFs) -> std::io::Result<Option<OwnedFd>> {
     {
         let path = one.replace("\\:", ":").replace("\\\\", "\\");
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        return Ok(Some(openat(CWD, &*path, flags, Mode::empty())?));
+        // A path of its own is none from there.
+        let path = within.as_deref().unwrap_or(Path::new("/")).join(path);
+        return Ok(Some(openat(CWD, &path, flags, Mode::empty())?));
     }
     let user = options.iter().filter(|(key, _)| key == "userxattr").cloned();
     let options: Vec<_> = lower.into_iter().chain(user).collect();
-    Ok(Some(make("overlay", &options, MountAttrFlags::MOUNT_ATTR_RDONLY)?))
+    Ok(Some(make("overlay", &options, within.as_deref(), MountAttrFlags::MOUNT_ATTR_RDONLY)?))
 }
 
 /// The root of a context's process, as long as it is this process's.
@@ -233,21 +236,24 @@ fn running(context: &Context) -> Result<Option<OwnedFd>> {
     }
 }
 
-/// A new file system, attached nowhere yet.
+/// A new file system, attached nowhere yet. Its options name folders from `within`.
 fn make(
     kind: &str,
     options: &[(String, Option<String>)],
+    within: Option<&Path>,
     attributes: MountAttrFlags,
 ) -> std::result::Result<OwnedFd, Errno> {
-    let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
-    for (key, value) in options {
-        match value {
-            Some(value) => fsconfig_set_string(context.as_fd(), &**key, &**value)?,
-            None => fsconfig_set_flag(context.as_fd(), &**key)?,
-        }
-    }
-    fsconfig_create(context.as_fd())?;
-    fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+    let word = |word: &str| CString::new(word).map_err(|_| Errno::INVAL);
+    let pair = |(key, value): &(String, Option<String>)| Ok((word(key)?, value.as_deref().map(word).transpose()?));
+    let options = options.iter().map(pair).collect::<std::result::Result<Vec<_>, Errno>>()?;
+    let options = options.iter().map(|(key, value)| (&**key, value.as_deref()));
+    let Some(within) = within else { return root::file_system(&word(kind)?, c"", options, attributes) };
+    // Relative paths of the caller's are from where it is.
+    let here = openat(CWD, ".", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    chdir(within)?;
+    let made = root::file_system(&word(kind)?, c"", options, attributes);
+    fchdir(here)?;
+    made
 }
 
 /// The options of an overlay of the configuration, without those that are the mount's.

@@ -17,7 +17,7 @@ pub mod transfer;
 pub mod usage;
 pub mod volume;
 
-pub use overlay::{NewFolder, Overlay};
+pub use overlay::{Lowers, NewFolder, Overlay};
 pub use place::{Layers, Lifetime, Place};
 
 mod btrfs;

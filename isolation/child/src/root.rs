@@ -23,6 +23,10 @@ const MS_SHARED: u64 = 1 << 20;
 
 /// Attaches the root in the process's own mount namespace. Gives the descriptor from which all else is resolved.
 pub(crate) fn attach(root: &Root<'_>) -> Result<OwnedFd> {
+    if let Some(within) = root.within {
+        // The working folder is the guest's own from the change of root on.
+        chdir(within).or_at(Step::RootSource)?;
+    }
     if root.detached {
         let tree = tree(&root.source, 0).or_at(Step::RootSource)?;
         // A copy of a shared mount is its peer: what is mounted in the copy would appear on the host.
@@ -56,21 +60,35 @@ pub(crate) fn tree(source: &Source<'_>, flags: u64) -> core::result::Result<Owne
             tree(&Source::FileSystem { kind: c"tmpfs", source: c"cgroup", options: &options }, flags)
         }
         Source::FileSystem { kind, source, options } => {
-            let context = fsopen(*kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
-            if !source.is_empty() {
-                fsconfig_set_string(&context, c"source", *source)?;
-            }
-            for (key, value) in *options {
-                match value {
-                    Some(value) => fsconfig_set_string(&context, *key, *value)?,
-                    None => fsconfig_set_flag(&context, *key)?,
-                }
-            }
-            fsconfig_create(&context)?;
             let flags = MountAttrFlags::from_bits_retain(flags as u32);
-            fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, flags)
+            file_system(kind, source, options.iter().copied(), flags)
         }
     }
+}
+
+/// A new file system, attached nowhere yet. Relative paths in its options begin at the working folder.
+///
+/// # Errors
+///
+/// As fsopen(2), fsconfig(2) and fsmount(2).
+pub fn file_system<'a>(
+    kind: &CStr,
+    source: &CStr,
+    options: impl Iterator<Item = (&'a CStr, Option<&'a CStr>)>,
+    flags: MountAttrFlags,
+) -> core::result::Result<OwnedFd, Errno> {
+    let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    if !source.is_empty() {
+        fsconfig_set_string(&context, c"source", source)?;
+    }
+    for (key, value) in options {
+        match value {
+            Some(value) => fsconfig_set_string(&context, key, value)?,
+            None => fsconfig_set_flag(&context, key)?,
+        }
+    }
+    fsconfig_create(&context)?;
+    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, flags)
 }
 
 /// A detached copy of the mount at `path` below `dir`, or of `dir` itself where `path` is empty.
