@@ -20,7 +20,6 @@ pub mod volume;
 pub use overlay::{Lowers, NewFolder, Overlay};
 pub use place::{Layers, Lifetime, Place};
 
-mod btrfs;
 mod kernel;
 
 use std::io;

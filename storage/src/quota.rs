@@ -14,7 +14,9 @@ use std::path::{Path, PathBuf};
 use nix::sys::statfs::{FsType, statfs};
 use rustix::fs::{CWD, Mode, OFlags, fstat, openat};
 
-use crate::{btrfs, kernel};
+use vctx_remove::btrfs;
+
+use crate::kernel;
 
 /// Spreads projects away from the small numbers that administrators take.
 const SPREAD: u32 = 0x5643_0000;
@@ -149,8 +151,8 @@ fn group(context: &Path, folder: &OwnedFd, folders: &[PathBuf], limits: Limits) 
 /// The number of the first subvolume of a context on btrfs that has a limit, or could.
 fn first_subvolume(context: &Path, folder: &OwnedFd) -> Option<u64> {
     let first = open(&context.join("0")).ok().filter(|_| btrfs::is_here(folder))?;
-    let is_root = fstat(&first).is_ok_and(|about| about.st_ino == btrfs::ROOT_INODE);
-    btrfs::number(first).ok().filter(|_| is_root)
+    let is_subvolume = btrfs::is_subvolume(&first);
+    btrfs::number(first).ok().filter(|_| is_subvolume)
 }
 
 /// Changes the limits of a context that has some.
