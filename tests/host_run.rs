@@ -116,11 +116,15 @@ impl User {
     /// The same with another state root.
     #[track_caller]
     pub fn call_in(&self, root: &Path, args: &[&str]) -> Output {
+        command::run(&mut self.command_in(root, args))
+    }
+
+    pub fn command_in(&self, root: &Path, args: &[&str]) -> Command {
         let command = self.command(args);
         let mut other = Command::new(command.get_program());
         other.arg("--root").arg(root).args(args).current_dir(self.folder.join("work"));
         other.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
-        command::run(&mut other)
+        other
     }
 
     /// `vctx run --rm OPTIONS host -- ARGS`.

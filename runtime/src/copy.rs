@@ -8,6 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde_json::Value;
 use vctx_context::apart::{self, Guard};
 
+use crate::network::{self, join::FILES};
 use crate::plan::RootFs;
 use crate::state::{Context, State, Status, Store, check_id};
 use crate::{Error, Result, delete};
@@ -97,10 +98,13 @@ pub fn copy(
         let mut made = Context { folder: place, state: state(&source.state, new, from, folder) };
         let work = || -> std::result::Result<(), Failure> {
             let path = made.config_path();
-            fs::write(&path, configuration(source, new, from, folder)?)
-                .map_err(Error::state("write", path))?;
+            let configuration = configuration(source, &made, from, folder)?;
+            fs::write(&path, configuration.bytes).map_err(Error::state("write", path))?;
             // From here on a killed copy is cleaned up by what was written.
             made.write()?;
+            for (file, new) in configuration.files {
+                fs::copy(&file, &new).map_err(Error::state("copy", file))?;
+            }
             copy(from, folder)?;
             Ok(made.write_process(NEVER.0, NEVER.1)?)
         };
@@ -144,17 +148,43 @@ fn state(source: &State, new: &str, from: &Path, to: &Path) -> State {
     }
 }
 
+/// The configuration of a copy.
+struct Configuration {
+    bytes: Vec<u8>,
+    /// What goes with the source and the copy needs as well, and where that has it.
+    files: Vec<(PathBuf, PathBuf)>,
+}
+
 /// The configuration with the paths and the host name of the new context.
-fn configuration(source: &Context, new: &str, from: &Path, to: &Path) -> Result<Vec<u8>> {
+fn configuration(source: &Context, made: &Context, from: &Path, to: &Path) -> Result<Configuration> {
     let path = source.config_path();
     let wrong = |source| Error::Damaged { path: path.clone(), source };
     let bytes = fs::read(&path).map_err(Error::state("read", &path))?;
     let mut value: Value = serde_json::from_slice(&bytes).map_err(wrong)?;
     rewrite(&mut value, from, to);
     if value["hostname"] == *source.state.id {
-        value["hostname"] = new.into();
+        value["hostname"] = made.state.id.clone().into();
     }
-    serde_json::to_vec(&value).map_err(wrong)
+    let files = files(&mut value, source, made);
+    Ok(Configuration { bytes: serde_json::to_vec(&value).map_err(wrong)?, files })
+}
+
+/// The names and name servers that were written for the source alone.
+fn files(value: &mut Value, source: &Context, made: &Context) -> Vec<(PathBuf, PathBuf)> {
+    let network = source.state.network.as_ref().zip(source.folder.parent());
+    let hosts = network.map(|(attached, root)| network::own_hosts(root, &source.state.id, attached));
+    let mut files = Vec::new();
+    for mount in value["mounts"].as_array_mut().into_iter().flatten() {
+        let path = |key: &str| mount[key].as_str().map(PathBuf::from).unwrap_or_default();
+        let (file, place) = (path("source"), path("destination"));
+        let is_own = file.starts_with(&source.folder) || Some(&file) == hosts.as_ref();
+        let is_known = FILES.iter().any(|known| place == Path::new(known));
+        let Some(name) = place.file_name().filter(|_| is_own && is_known && file.is_file()) else { continue };
+        let new = made.folder.join(name);
+        mount["source"] = new.to_string_lossy().into();
+        files.push((file, new));
+    }
+    files
 }
 
 fn rewrite(value: &mut Value, from: &Path, to: &Path) {

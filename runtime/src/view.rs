@@ -14,8 +14,8 @@ use rustix::fs::{CWD, Mode, OFlags, openat, symlinkat};
 use rustix::io::Errno;
 use rustix::mount::{MountAttrFlags, MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 use rustix::process::{chdir, fchdir};
-use vctx_child::{resolve, root};
 use vctx_child::sys::{MountAttributes, mount_setattr};
+use vctx_child::{resolve, root};
 use vctx_context::idmap::Mappings;
 
 use crate::config::Config;
@@ -244,7 +244,8 @@ fn make(
     attributes: MountAttrFlags,
 ) -> std::result::Result<OwnedFd, Errno> {
     let word = |word: &str| CString::new(word).map_err(|_| Errno::INVAL);
-    let pair = |(key, value): &(String, Option<String>)| Ok((word(key)?, value.as_deref().map(word).transpose()?));
+    let pair =
+        |(key, value): &(String, Option<String>)| Ok((word(key)?, value.as_deref().map(word).transpose()?));
     let options = options.iter().map(pair).collect::<std::result::Result<Vec<_>, Errno>>()?;
     let options = options.iter().map(|(key, value)| (&**key, value.as_deref()));
     let Some(within) = within else { return root::file_system(&word(kind)?, c"", options, attributes) };

@@ -43,6 +43,14 @@ impl Disk {
         Disk::new(folder, "btrfs", &["-q"], size, "")
     }
 
+    /// How many groups of subvolumes btrfs counts, and that its counts are good.
+    #[track_caller]
+    pub fn groups(&self) -> usize {
+        let shown = command::run(Command::new("btrfs").args(["qgroup", "show"]).arg(&self.path));
+        assert!(!shown.stderr.contains("inconsistent"), "{}", shown.stderr);
+        shown.stdout.lines().filter(|line| line.starts_with("1/")).count()
+    }
+
     /// Bytes in use.
     pub fn used(&self) -> u64 {
         command::run(Command::new("sync").arg("-f").arg(&self.path)).ok();

@@ -2,9 +2,11 @@
 
 use super::disk::{Disk, QUOTAS};
 use super::{idle_in, image};
-use crate::harness::{Case, Need, case};
+use crate::harness::{Case, Need, case, command, rounds};
 use crate::host_run::User;
 use serde_json::Value;
+use std::process::Stdio;
+use std::time::Instant;
 
 pub fn cases() -> Vec<Case> {
     let tools =
@@ -18,6 +20,8 @@ pub fn cases() -> Vec<Case> {
         projects(case!(a_limit_is_changed_while_the_context_runs)).needs(Need::Program("mkfs.ext4")),
         projects(case!(the_guests_root_cannot_leave_its_limit)).needs(Need::Program("mkfs.ext4")),
         tools(case!(what_a_context_writes_stays_below_its_limit_on_btrfs)).needs(Need::Program("mkfs.btrfs")),
+        tools(case!(the_group_of_a_limit_goes_with_its_context)).needs(Need::Program("mkfs.btrfs")),
+        tools(case!(kills_leave_no_group_of_a_limit)).needs(Need::Program("mkfs.btrfs")),
         case!(a_store_that_cannot_limit_is_told).needs(Need::Root),
         case!(an_ordinary_user_is_told_that_limits_need_root),
     ]
@@ -87,6 +91,55 @@ fn what_a_context_writes_stays_below_its_limit_on_btrfs() {
     call(&["delete", "--force", &name]).ok();
     let left = std::fs::read_dir(root.join(".store/contexts")).unwrap().count();
     assert_eq!(left, 0);
+    assert_eq!(disk.groups(), 0);
+}
+
+/// Also of one that shares extents with its copy, and so that others go on to be counted.
+fn the_group_of_a_limit_goes_with_its_context() {
+    let user = User::me();
+    let disk = Disk::btrfs(&user.folder, 400);
+    let root = disk.path.join("store");
+    let call = |args: &[&str]| user.call_in(&root, args);
+    let name = idle_in(&user, &disk.path, &["--disk-size", "32m", "-v", "/own"]);
+    let image = user.path("image");
+    call(&["run", "-d", "--name", "other", "--disk-size", "8m", &image, "--", "sleep", "1000"]).ok();
+    call(&["exec", &name, "sh", "-c", "head -c 20000000 /dev/urandom > /large; sync"]).ok();
+    call(&["copy", &name, "new"]).ok();
+    assert_eq!(disk.groups(), 2);
+    call(&["delete", "--force", &name]).ok();
+    assert_eq!(disk.groups(), 1);
+    assert!(call(&["exec", "other", "sh", "-c", FILL]).ok().stdout.starts_with('1'));
+    for one in ["other", "new"] {
+        call(&["delete", "--force", one]).ok();
+    }
+    assert_eq!(disk.groups(), 0);
+}
+
+fn kills_leave_no_group_of_a_limit() {
+    let user = User::me();
+    let disk = Disk::btrfs(&user.folder, 400);
+    let image = image(&user);
+    let root = disk.path.join("store");
+    let run = ["run", "--name", "one", "--disk-size", "8m", "-v", "/own", &image, "--", "true"];
+    let delete = ["delete", "--force", "one"];
+    let begun = Instant::now();
+    user.call_in(&root, &run).ok();
+    let whole = begun.elapsed();
+    for round in 0..rounds(24) {
+        // First the one is killed and then the other, each at later and later moments.
+        let killed: &[&str] = if round % 2 == 0 { &run } else { &delete };
+        if round % 2 == 1 {
+            user.call_in(&root, &run);
+        }
+        let mut call =
+            user.command_in(&root, killed).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        command::wait_for_exit(call.id(), whole.mul_f64(f64::from(round) / 24.0));
+        let _ = call.kill();
+        call.wait().unwrap();
+        user.call_in(&root, &delete).ok();
+        assert_eq!(disk.groups(), 0, "round {round}");
+        assert_eq!(std::fs::read_dir(root.join(".store/contexts")).unwrap().count(), 0, "round {round}");
+    }
 }
 
 fn a_limit_is_changed_while_the_context_runs() {

@@ -20,6 +20,7 @@ pub fn cases() -> Vec<Case> {
         case!(a_running_context_is_copied_and_runs_on),
         case!(a_copy_of_the_host_is_one_of_all_its_parts),
         case!(a_copy_keeps_what_it_uses),
+        case!(a_copy_needs_nothing_of_its_source),
         case!(snapshots_and_copies_that_make_no_sense_are_refused),
         case!(a_killed_copy_of_a_running_context_leaves_it_running).needs(Need::Root),
         case!(kills_at_random_moments_leave_nothing_half_made).needs(Need::Root),
@@ -142,6 +143,32 @@ fn a_copy_keeps_what_it_uses() {
     user.call(&["volume", "rm", "data"]).refused_with(&[&new]);
     user.call(&["delete", &new]).ok();
     user.call(&["volume", "rm", "data"]).ok();
+}
+
+/// Its names and name servers are files of its own, and not of the folder that goes with its source.
+fn a_copy_needs_nothing_of_its_source() {
+    for user in [User::me(), User::ordinary()] {
+        let options = ["--dns", "192.0.2.53", "--add-host", "far:192.0.2.7", "-v", "/own"];
+        let name = idle(&user, &options);
+        user.call(&["exec", &name, "sh", "-c", "echo v > /own/v"]).ok();
+        stop(&user, &name);
+        let new = format!("{name}-new");
+        user.call(&["copy", &name, &new]).ok();
+        let folder = |id: &str| user.store().join(id);
+        let (gone, config) = (folder(&name), fs::read_to_string(folder(&new).join("config.json")).unwrap());
+        user.call(&["delete", &name]).ok();
+        let config: Value = serde_json::from_str(&config).unwrap();
+        for mount in config["mounts"].as_array().unwrap() {
+            let source = Path::new(mount["source"].as_str().unwrap_or_default());
+            assert!(!source.is_absolute() || source.exists(), "{mount}");
+            assert!(!source.starts_with(&gone), "{mount}");
+        }
+        assert!(read(&user, &new, "/etc/resolv.conf").unwrap().contains("192.0.2.53"));
+        assert!(read(&user, &new, "/etc/hosts").unwrap().contains("far"));
+        assert_eq!(read(&user, &new, "/own/v").as_deref(), Some("v\n"));
+        user.call(&["delete", &new]).ok();
+        assert!(!folder(&new).exists());
+    }
 }
 
 fn snapshots_of_a_stopped_context_need_no_freezer() {

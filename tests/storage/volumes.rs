@@ -117,7 +117,11 @@ fn an_image_brings_its_volumes() {
     for user in [User::me(), User::ordinary()] {
         // Of two layers, whose tree no single folder has.
         let top = Layer::new().folder("var").folder("var/data").file("var/data/top", "top\n");
-        imported(&user, vec![base(), top], json!({ "/var/data": {}, "/var/empty/deep": {} }));
+        imported(
+            &user,
+            vec![base().file("var/low", "low\n"), top],
+            json!({ "/var/data": {}, "/var/empty/deep": {} }),
+        );
         let script = "cat /var/data/file /var/data/top; grep -c ' /var/' /proc/self/mountinfo; touch /var/data/x /var/empty/deep/x";
         // Also where nothing else can be written.
         let printed = user.call(&["run", "--rm", "--read-only", "test:1", "sh", "-c", script]);
@@ -128,6 +132,16 @@ fn an_image_brings_its_volumes() {
         assert_eq!(printed.stdout, "of the image\ntop\n2\n");
         let printed = user.call(&["run", "--rm", "--tmpfs", "/var/data", "test:1", "ls", "-A", "/var/data"]);
         assert_eq!(printed.ok().stdout, "");
+        // A stopped one and its copy stand on the same layers, from wherever they are looked at.
+        user.call(&["run", "--name", &user.marker, "test:1", "sh", "-c", "echo more > /var/more"]).ok();
+        let new = format!("{}-new", user.marker);
+        user.call(&["copy", &user.marker, &new]).ok();
+        user.call(&["delete", &user.marker]).ok();
+        for (path, content) in [("/var/data/top", "top\n"), ("/var/more", "more\n"), ("/var/low", "low\n")] {
+            user.call(&["cp", &format!("{new}:{path}"), "read"]).ok();
+            assert_eq!(fs::read_to_string(super::work(&user, "read")).unwrap(), content);
+        }
+        user.call(&["delete", &new]).ok();
         user.call(&["image", "fsck"]).ok();
     }
 }
