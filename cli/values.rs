@@ -49,9 +49,7 @@ pub(crate) enum ValueError {
     Share,
     #[error("expected [SOURCE:]TARGET[:OPTION,...], TARGET absolute")]
     Volume,
-    #[error(
-        "a source that is no path (/PATH, ./PATH) is the name of a volume: letters, digits and _ . -, the first no sign"
-    )]
+    #[error("no path (/PATH, ./PATH), so a volume's name: letters, digits and _ . -, the first no sign")]
     VolumeName,
     #[error("expected TARGET[:OPTION,...], absolute")]
     Tmpfs,
@@ -65,9 +63,7 @@ pub(crate) enum ValueError {
     SecurityOpt,
     #[error("expected PATH[:r|rx|rw|rwx], PATH absolute and of the context")]
     Landlock,
-    #[error(
-        "expected DEVICE:rbps=N,wbps=N,riops=N,wiops=N with at least one limit, DEVICE a path or MAJOR:MINOR"
-    )]
+    #[error("expected DEVICE:rbps=N,wbps=N,riops=N,wiops=N, one or more, DEVICE a path or MAJOR:MINOR")]
     IoMax,
 }
 
