@@ -71,6 +71,7 @@ check: setup-build ## formatting, lints, documentation, licences
 test: setup-test ## all tests: of the crates, then of the behaviour with real processes and engines
 	$(CARGO) test --workspace --lib --bins
 	$(CARGO) build --package vctx-registry
+	tests/criu/provide $(TARGET_DIR)/criu
 	$(CARGO) test --workspace --test tests -- $(TESTS)
 
 .PHONY: test-peers

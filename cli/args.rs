@@ -11,6 +11,7 @@ use clap::{ArgAction, ArgMatches, Args, Command, FromArgMatches, Parser, Subcomm
 
 use vctx_context::cgroup::Subgroup;
 
+use crate::checkpoint_args::{CheckpointArgs, RestoreArgs};
 use crate::image_args::ImageArgs;
 use crate::network_args::NetworkArgs;
 use crate::run_args::RunArgs;
@@ -157,6 +158,10 @@ verbs! {
     State(StateArgs) = "state",
     /// Send a signal to the first process of a context.
     Kill(KillArgs) = "kill",
+    /// Write a running context to images, by criu.
+    Checkpoint(CheckpointArgs) = "checkpoint",
+    /// Make a context from a bundle and the images of a checkpoint.
+    Restore(RestoreArgs) = "restore",
     /// Remove what a stopped context holds.
     Delete(DeleteArgs) = "delete",
     /// List the processes of a context.

@@ -100,7 +100,12 @@ fn features() -> Value {
             "intelRdt": { "enabled": false },
             "mountExtensions": { "idmap": { "enabled": true } },
         },
-        "annotations": { "io.github.vctx.version": env!("CARGO_PKG_VERSION"), "io.github.vctx.commit": COMMIT },
+        "annotations": {
+            "io.github.vctx.version": env!("CARGO_PKG_VERSION"),
+            "io.github.vctx.commit": COMMIT,
+            // The name under which callers look for it.
+            "org.opencontainers.runc.checkpoint.enabled": "true",
+        },
     })
 }
 

@@ -61,6 +61,8 @@ pub(crate) enum ValueError {
         "expected DEVICE:rbps=N,wbps=N,riops=N,wiops=N with at least one limit, DEVICE a path or MAJOR:MINOR"
     )]
     IoMax,
+    #[error("expected ADDRESS:PORT")]
+    Server,
 }
 
 /// A limit in bytes, or none.
@@ -135,6 +137,15 @@ impl FromStr for Cpus {
         } else {
             Err(ValueError::Cpus)
         }
+    }
+}
+
+/// Parse an address and a port.
+pub(crate) fn server(text: &str) -> Result<(String, u16), ValueError> {
+    let (address, port) = text.rsplit_once(':').ok_or(ValueError::Server)?;
+    match port.parse() {
+        Ok(port) if port > 0 && !address.is_empty() => Ok((address.to_owned(), port)),
+        _ => Err(ValueError::Server),
     }
 }
 

@@ -6,8 +6,10 @@
 pub mod apart;
 pub mod capability;
 pub mod cgroup;
+pub mod criu;
 pub mod exe;
 pub mod idmap;
+pub mod mountinfo;
 pub mod namespace;
 pub mod passwd;
 pub mod probe;

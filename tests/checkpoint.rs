@@ -1,0 +1,474 @@
+//! `checkpoint` and `restore`: what runs goes on where it was, under criu.
+
+use crate::harness::pty::ConsoleSocket;
+use crate::harness::{Case, Context, Need, Output, case, command, eventually, json, leaks, run};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+pub fn cases() -> Vec<Case> {
+    vec![
+        case!(a_count_goes_on_where_it_was),
+        case!(a_restored_context_is_like_any_other),
+        case!(a_context_that_is_left_running_goes_on_and_can_be_restored_under_another_name)
+            .needs(Need::Vctx),
+        case!(a_pre_dump_comes_before_a_checkpoint_or_is_refused_by_name).needs(Need::Vctx),
+        case!(an_established_connection_survives),
+        case!(a_refused_dump_leaves_the_context_running_and_names_the_log).needs(Need::Vctx),
+        case!(a_terminal_is_handed_over_again),
+        case!(a_restore_in_the_foreground_ends_as_the_guest_does),
+        case!(mounts_of_the_host_are_there_again),
+        case!(limits_are_in_force_again),
+        case!(a_cgroup_namespace_and_its_mount_are_made_again).needs(Need::Vctx),
+        case!(a_network_namespace_that_was_joined_is_joined_again),
+        case!(a_user_namespace_is_made_again),
+        case!(a_read_only_root_stays_so),
+        case!(a_filter_is_in_force_again),
+        case!(a_paused_context_is_written_too).needs(Need::Vctx),
+        case!(hooks_run_on_restore_and_after_a_checkpoint),
+        case!(a_damaged_image_leaves_nothing),
+        case!(a_killed_verb_leaves_nothing_that_delete_does_not_remove).needs(Need::Vctx),
+        case!(without_criu_the_package_is_named).needs(Need::Vctx),
+        case!(what_cannot_be_restored_is_not_checkpointed).needs(Need::Vctx),
+    ]
+}
+
+/// Counts in memory, and shows how far it is. Its standard descriptors lie inside.
+const COUNT: &str = "exec </dev/null >/dev/null 2>&1; n=0; echo x >>/starts; \
+    while :; do n=$((n+1)); echo $n >/count.new; mv /count.new /count; usleep 10000; done";
+
+fn counting() -> Context {
+    let mut context = Context::sh(COUNT);
+    context.launch();
+    reached(&context, 3);
+    context
+}
+
+fn count(context: &Context) -> u32 {
+    fs::read_to_string(context.root("/count")).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+}
+
+#[track_caller]
+fn reached(context: &Context, least: u32) {
+    eventually("the count", 20, || (count(context) >= least).then_some(()));
+}
+
+fn images(context: &Context) -> PathBuf {
+    context.dir.join("images")
+}
+
+/// A checkpoint into the bundle's folder `images`.
+#[track_caller]
+pub fn checkpoint(context: &Context, options: &[&str]) -> Output {
+    let images = images(context);
+    context
+        .call(&[&["checkpoint", "--image-path", images.to_str().unwrap()], options, &[&context.id]].concat())
+}
+
+/// A restore from there, detached.
+#[track_caller]
+pub fn restore(context: &Context, options: &[&str]) -> Output {
+    let images = images(context);
+    let own = ["--detach", "--image-path", images.to_str().unwrap()];
+    run(&mut context.bundle_command("restore", &[&own, options].concat()))
+}
+
+fn a_count_goes_on_where_it_was() {
+    let context = counting();
+    checkpoint(&context, &[]).ok();
+    // The context is gone, and its groups with it.
+    context.call(&["state", &context.id]).refused();
+    let left = leaks::settle(&context.id, &context.dir, &context.state_root);
+    assert!(left.is_empty(), "{left:?}");
+    let before = count(&context);
+    restore(&context, &[]).ok();
+    reached(&context, before + 3);
+    assert_eq!(fs::read_to_string(context.root("/starts")).unwrap(), "x\n");
+}
+
+fn a_restored_context_is_like_any_other() {
+    let context = counting();
+    checkpoint(&context, &["--work-path", context.dir.join("work").to_str().unwrap()]).ok();
+    let pid_file = context.dir.join("pid");
+    restore(&context, &["--pid-file", pid_file.to_str().unwrap()]).ok();
+    assert_eq!(context.status(), "running");
+    assert_eq!(fs::read_to_string(&pid_file).unwrap(), context.pid().to_string());
+    assert_eq!(context.exec_sh("hostname; echo $PPID").ok().line(), "context\n0");
+    context.call(&["pause", &context.id]).ok();
+    assert_eq!(context.status(), "paused");
+    context.call(&["resume", &context.id]).ok();
+    // And once more, from the restored one.
+    checkpoint(&context, &[]).ok();
+    let before = count(&context);
+    restore(&context, &[]).ok();
+    reached(&context, before + 3);
+    context.kill("KILL").ok();
+    context.wait_stopped();
+    context.delete().ok();
+    context.assert_nothing_left();
+}
+
+fn a_context_that_is_left_running_goes_on_and_can_be_restored_under_another_name() {
+    let context = counting();
+    checkpoint(&context, &["--leave-running"]).ok();
+    assert_eq!(context.status(), "running");
+    reached(&context, count(&context) + 3);
+    let mut second = Context::sh("true");
+    second.spec = context.spec.clone();
+    second.set("/linux/cgroupsPath", json!(format!("/{}", second.id)));
+    let images = images(&context);
+    run(&mut second.bundle_command("restore", &["--detach", "--image-path", images.to_str().unwrap()])).ok();
+    reached(&second, 3);
+    assert!(!second.root("/starts").exists(), "it was started anew");
+    reached(&context, count(&context) + 3);
+}
+
+fn a_pre_dump_comes_before_a_checkpoint_or_is_refused_by_name() {
+    let context = counting();
+    let early = context.dir.join("early");
+    let tracks = run(Command::new("criu").args(["check", "--feature", "mem_dirty_track"])).code == 0;
+    let dump =
+        context.call(&["checkpoint", "--pre-dump", "--image-path", early.to_str().unwrap(), &context.id]);
+    if !tracks {
+        dump.refused_with(&["config_mem_soft_dirty"]);
+        checkpoint(&context, &["--parent-path", "../early"]).refused_with(&["config_mem_soft_dirty"]);
+        return reached(&context, count(&context) + 3);
+    }
+    dump.ok();
+    assert_eq!(context.status(), "running");
+    reached(&context, count(&context) + 3);
+    checkpoint(&context, &["--parent-path", "/absolute"]).refused_with(&["relative"]);
+    checkpoint(&context, &["--parent-path", "../absent"]).refused();
+    checkpoint(&context, &["--parent-path", "../early"]).ok();
+    let before = count(&context);
+    restore(&context, &[]).ok();
+    reached(&context, before + 3);
+}
+
+/// A connection over the loopback of the context, through which each word goes that is written into /in.
+const TALK: &str = "exec </dev/null >/dev/null 2>&1; mkfifo /in /hold; exec 3<>/in 4<>/hold; \
+    nc -l -p 4000 <&4 >/heard & \
+    until nc 127.0.0.1 4000 <&3; do usleep 10000; done; sleep 1000";
+
+fn a_talk() -> Context {
+    let mut context = Context::sh(TALK);
+    context.launch();
+    eventually("the listener", 20, || says(&context, "one", "one\n").then_some(()));
+    context
+}
+
+/// Sends a word, and looks for what has arrived in all.
+fn says(context: &Context, word: &str, all: &str) -> bool {
+    let heard = || fs::read_to_string(context.root("/heard")).unwrap_or_default();
+    if !heard().contains(word) {
+        context.exec_sh(&format!("test -p /in && echo {word} >/in")).ok();
+    }
+    heard() == all
+}
+
+fn an_established_connection_survives() {
+    let context = a_talk();
+    checkpoint(&context, &["--tcp-established"]).ok();
+    restore(&context, &["--tcp-established"]).ok();
+    eventually("the second word", 20, || says(&context, "two", "one\ntwo\n").then_some(()));
+}
+
+fn a_refused_dump_leaves_the_context_running_and_names_the_log() {
+    let context = a_talk();
+    let output = checkpoint(&context, &[]).refused_with(&["tcp"]);
+    let log = images(&context).join("dump.log");
+    assert!(output.stderr.contains(log.to_str().unwrap()), "{}", output.stderr);
+    assert_eq!(output.stderr.trim().lines().count(), 1, "{}", output.stderr);
+    assert!(log.exists());
+    assert_eq!(context.status(), "running");
+    eventually("the second word", 20, || says(&context, "two", "one\ntwo\n").then_some(()));
+}
+
+fn a_terminal_is_handed_over_again() {
+    let mut context = Context::sh("exec sh -i");
+    context.set("/process/terminal", json!(true));
+    let socket = ConsoleSocket::new(&context.id);
+    let path = socket.path.to_str().unwrap().to_owned();
+    run(&mut context.bundle_command("create", &["--console-socket", &path])).ok();
+    let mut terminal = socket.receive();
+    context.start().ok();
+    terminal.type_in("x=remembered; echo set-$((40+2))\n");
+    terminal.expect("set-42");
+    checkpoint(&context, &[]).ok();
+    drop(terminal);
+    restore(&context, &[]).refused_with(&["console-socket", "terminal"]);
+    let socket = ConsoleSocket::new(&context.id);
+    restore(&context, &["--console-socket", &path]).ok();
+    let mut terminal = socket.receive();
+    terminal.type_in("echo got-$x\n");
+    terminal.expect("got-remembered");
+}
+
+fn a_restore_in_the_foreground_ends_as_the_guest_does() {
+    let mut context =
+        Context::sh("exec </dev/null >/dev/null 2>&1; until test -e /end; do usleep 10000; done; exit 7");
+    context.launch();
+    checkpoint(&context, &[]).ok();
+    fs::write(context.root("/end"), "").unwrap();
+    let images = images(&context);
+    run(&mut context.bundle_command("restore", &["--image-path", images.to_str().unwrap()])).exits(7);
+    context.call(&["state", &context.id]).refused();
+}
+
+fn mounts_of_the_host_are_there_again() {
+    let mut context = Context::sh(COUNT);
+    let (folder, file) = (context.dir.join("shared"), context.file("file", "content\n"));
+    fs::create_dir(&folder).unwrap();
+    context.bind("/mnt/folder", &folder, &["bind"]);
+    context.bind("/mnt/read", &folder, &["rbind", "ro"]);
+    context.bind("/etc/file", &file, &["bind", "ro"]);
+    context.mount("/mnt/memory", "tmpfs", "tmpfs", &["size=1m", "nosuid"]);
+    context.launch();
+    reached(&context, 3);
+    context.exec_sh("echo kept >/mnt/memory/kept").ok();
+    checkpoint(&context, &[]).ok();
+    // What is there now is seen, and not what was.
+    fs::write(folder.join("new"), "new\n").unwrap();
+    restore(&context, &[]).ok();
+    let script = "cat /mnt/folder/new /mnt/read/new /etc/file /mnt/memory/kept; echo back >/mnt/folder/back; \
+        touch /mnt/read/x /etc/file /proc/sys/kernel/domainname 2>/dev/null || echo refused; wc -c </proc/timer_list";
+    assert_eq!(context.exec_sh(script).ok().line(), "new\nnew\ncontent\nkept\nrefused\n0");
+    assert_eq!(fs::read_to_string(folder.join("back")).unwrap(), "back\n");
+}
+
+fn limits_are_in_force_again() {
+    let mut context = Context::sh(COUNT);
+    context.set("/linux/resources/memory", json!({ "limit": 64 << 20 }));
+    context.set("/linux/resources/pids", json!({ "limit": 12 }));
+    context.set("/process/oomScoreAdj", json!(500));
+    context.launch();
+    reached(&context, 3);
+    checkpoint(&context, &[]).ok();
+    restore(&context, &[]).ok();
+    let group = leaks::control_groups(&context.id);
+    let read = |names: &[&str]| {
+        let files = group.iter().flat_map(|group| names.iter().map(|name| group.join(name)));
+        files.filter_map(|file| fs::read_to_string(file).ok()).next().unwrap().trim().to_owned()
+    };
+    assert_eq!(read(&["memory.limit_in_bytes", "memory.max"]), (64 << 20).to_string());
+    assert_eq!(read(&["pids.max"]), "12");
+    let score = fs::read_to_string(format!("/proc/{}/oom_score_adj", context.pid())).unwrap();
+    assert_eq!(score.trim(), "500");
+    // Every process is in the groups.
+    let groups = fs::read_to_string(format!("/proc/{}/cgroup", context.pid())).unwrap();
+    assert!(groups.lines().all(|line| line.contains(&context.id) || line.ends_with(":/")), "{groups}");
+    context.exec_sh("for i in 1 2 3 4 5 6 7 8 9 10 11 12 13; do sleep 100 & done").refused();
+    context.exec_sh("head -c 1 /dev/kmsg").refused();
+}
+
+fn a_cgroup_namespace_and_its_mount_are_made_again() {
+    let mut context = Context::sh(COUNT);
+    context.push("/linux/namespaces", json!({ "type": "cgroup" }));
+    context.mount("/sys/fs/cgroup", "cgroup", "cgroup", &["ro", "nosuid", "noexec", "nodev"]);
+    context.launch();
+    reached(&context, 3);
+    let seen = |context: &Context| {
+        context.exec_sh("cut -d: -f3 /proc/self/cgroup | sort -u; ls /sys/fs/cgroup").ok().stdout
+    };
+    let before = seen(&context);
+    checkpoint(&context, &[]).ok();
+    restore(&context, &[]).ok();
+    assert_eq!(seen(&context), before);
+    assert_eq!(before.lines().next(), Some("/"));
+}
+
+fn a_network_namespace_that_was_joined_is_joined_again() {
+    let mut holder = Context::sh("exec sleep 1000");
+    holder.launch();
+    let path = format!("/proc/{}/ns/net", holder.pid());
+    let mut context = Context::sh(COUNT);
+    context.join_namespace("network", &path);
+    context.launch();
+    reached(&context, 3);
+    checkpoint(&context, &[]).ok();
+    restore(&context, &[]).ok();
+    reached(&context, count(&context) + 3);
+    let namespace = |pid: u32| fs::read_link(format!("/proc/{pid}/ns/net")).unwrap();
+    assert_eq!(namespace(context.pid()), namespace(holder.pid()));
+}
+
+fn a_user_namespace_is_made_again() {
+    let mut context = Context::sh(COUNT);
+    let mapping = json!([{ "containerID": 0, "hostID": 100_000, "size": 65536 }]);
+    context.push("/linux/namespaces", json!({ "type": "user" }));
+    context.set("/linux/uidMappings", mapping.clone());
+    context.set("/linux/gidMappings", mapping);
+    run(Command::new("chown").args(["-R", "100000:100000"]).arg(context.root("/"))).ok();
+    context.launch();
+    reached(&context, 3);
+    checkpoint(&context, &[]).ok();
+    restore(&context, &[]).ok();
+    reached(&context, count(&context) + 3);
+    assert_eq!(context.exec_sh("cat /proc/self/uid_map | tr -s ' '").ok().line(), "0 100000 65536");
+}
+
+fn a_read_only_root_stays_so() {
+    let mut context = Context::sh(&COUNT.replace("/count", "/mnt/count").replace("/starts", "/mnt/starts"));
+    let folder = context.dir.join("shared");
+    fs::create_dir(&folder).unwrap();
+    context.bind("/mnt", &folder, &["bind"]);
+    context.set("/root/readonly", json!(true));
+    fs::create_dir_all(context.root("/mnt")).unwrap();
+    context.launch();
+    let count =
+        || fs::read_to_string(folder.join("count")).ok().and_then(|text| text.trim().parse::<u32>().ok());
+    eventually("the count", 20, || (count() > Some(3)).then_some(()));
+    checkpoint(&context, &[]).ok();
+    let before = count();
+    restore(&context, &[]).ok();
+    eventually("the count", 20, || (count() > before).then_some(()));
+    context.exec_sh("touch /x").refused();
+}
+
+/// A filter that forbids mkdir(2).
+pub fn filter() -> serde_json::Value {
+    json!({ "defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
+        { "names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 95 },
+    ] })
+}
+
+fn a_filter_is_in_force_again() {
+    let mut context = Context::sh(
+        "exec </dev/null >/dev/null 2>&1; until test -e /try; do usleep 10000; done; mkdir /made || echo no >/tried; sleep 1000",
+    );
+    context.set("/linux/seccomp", filter());
+    context.launch();
+    checkpoint(&context, &[]).ok();
+    restore(&context, &[]).ok();
+    fs::write(context.root("/try"), "").unwrap();
+    eventually("the try", 20, || context.root("/tried").exists().then_some(()));
+    assert!(!context.root("/made").exists());
+}
+
+fn a_paused_context_is_written_too() {
+    let context = counting();
+    context.call(&["pause", &context.id]).ok();
+    checkpoint(&context, &["--leave-running"]).ok();
+    assert_eq!(context.status(), "paused");
+    context.call(&["resume", &context.id]).ok();
+    let before = count(&context);
+    reached(&context, before + 3);
+    context.call(&["delete", "--force", &context.id]).ok();
+    restore(&context, &[]).ok();
+    assert_eq!(context.status(), "running");
+}
+
+fn hooks_run_on_restore_and_after_a_checkpoint() {
+    let mut context = Context::sh(COUNT);
+    let words = context.dir.join("words");
+    let hook = |word: &str| json!([{ "path": "/bin/sh", "args": ["sh", "-c", format!("grep -o 'vt-[0-9]*-[0-9]*' | head -n 1 | sed 's/^.*$/{word}/' >>{}", words.display())] }]);
+    for name in ["prestart", "createRuntime", "poststop"] {
+        context.set(&format!("/hooks/{name}"), hook(name));
+    }
+    context.launch();
+    reached(&context, 3);
+    checkpoint(&context, &[]).ok();
+    restore(&context, &[]).ok();
+    let ran = fs::read_to_string(&words).unwrap();
+    assert_eq!(ran, "prestart\ncreateRuntime\npoststop\nprestart\ncreateRuntime\n");
+    // One that fails leaves nothing.
+    checkpoint(&context, &[]).ok();
+    context.set("/hooks/createRuntime", json!([{ "path": "/bin/false" }]));
+    restore(&context, &[]).refused();
+    context.assert_nothing_left();
+}
+
+fn a_damaged_image_leaves_nothing() {
+    let context = counting();
+    checkpoint(&context, &[]).ok();
+    let core = images(&context).join("core-1.img");
+    let whole = fs::read(&core).unwrap();
+    for damaged in [&whole[..whole.len() / 2], b"", b"nonsense"] {
+        fs::write(&core, damaged).unwrap();
+        let output = restore(&context, &[]).refused();
+        assert_eq!(output.stderr.trim().lines().count(), 1, "{}", output.stderr);
+        context.call(&["state", &context.id]).refused();
+        let left = leaks::settle(&context.id, &context.dir, &context.state_root);
+        assert!(left.is_empty(), "{left:?}");
+    }
+    fs::write(&core, whole).unwrap();
+    restore(&context, &[]).ok();
+}
+
+/// Kills the verb after ever longer times. Whatever was reached, the next commands tell the truth and clear it away.
+fn a_killed_verb_leaves_nothing_that_delete_does_not_remove() {
+    let context = counting();
+    checkpoint(&context, &["--leave-running"]).ok();
+    let kill = |command: &mut Command, after: u64| {
+        let mut child = command.spawn().unwrap();
+        let ended = command::wait_for_exit(child.id(), Duration::from_millis(after));
+        if !ended {
+            child.kill().unwrap();
+        }
+        child.wait().unwrap();
+    };
+    for after in (0..400).step_by(25) {
+        let again = context.dir.join(format!("again-{after}"));
+        kill(
+            context
+                .command()
+                .args(["checkpoint", "--leave-running", "--image-path"])
+                .arg(&again)
+                .arg(&context.id),
+            after,
+        );
+        // Waits for the criu that was left alone, and finds the context as it was.
+        eventually("the context goes on", 20, || {
+            let before = count(&context);
+            (context.status() == "running").then(|| reached(&context, before + 2))
+        });
+    }
+    context.call(&["delete", "--force", &context.id]).ok();
+    for after in (0..500).step_by(25) {
+        let images = images(&context);
+        kill(
+            &mut context.bundle_command("restore", &["--detach", "--image-path", images.to_str().unwrap()]),
+            after,
+        );
+        context.call(&["delete", "--force", &context.id]).ok();
+        let left = leaks::settle(&context.id, &context.dir, &context.state_root);
+        assert!(left.is_empty(), "killed after {after} ms: {left:?}");
+    }
+}
+
+fn without_criu_the_package_is_named() {
+    let context = counting();
+    let empty = context.dir.join("empty");
+    fs::create_dir(&empty).unwrap();
+    if ["/usr/sbin/criu", "/usr/bin/criu", "/sbin/criu", "/bin/criu"]
+        .iter()
+        .any(|path| Path::new(path).exists())
+    {
+        return;
+    }
+    let images = images(&context);
+    let mut command = context.command();
+    command.env("PATH", &empty).args(["checkpoint", "--image-path"]).arg(&images).arg(&context.id);
+    run(&mut command).refused_with(&["install the package criu"]);
+    reached(&context, count(&context) + 3);
+}
+
+fn what_cannot_be_restored_is_not_checkpointed() {
+    let mut context = Context::sh("true");
+    context.create().ok();
+    checkpoint(&context, &[]).refused_with(&["created; start it first"]);
+    context.call(&["delete", &context.id]).ok();
+    checkpoint(&context, &[]).refused_with(&["does not exist"]);
+    let mut shared = Context::sh(COUNT);
+    shared.without_namespace("mount");
+    shared.set("/mounts", json!([]));
+    shared.set("/linux/maskedPaths", json!([]));
+    shared.set("/linux/readonlyPaths", json!([]));
+    shared.launch();
+    checkpoint(&shared, &[]).refused_with(&["mount namespace"]);
+    restore(&shared, &[]).refused();
+    let native = Context::new();
+    run(native.command().args(["run", "-d", "--name", &native.id, "host", "--", "sleep", "1000"])).ok();
+    checkpoint(&native, &[]).refused_with(&["from a bundle"]);
+}
