@@ -95,6 +95,10 @@ fn a_restored_context_is_like_any_other() {
     assert_eq!(context.status(), "running");
     assert_eq!(fs::read_to_string(&pid_file).unwrap(), context.pid().to_string());
     assert_eq!(context.exec_sh("hostname; echo $PPID").ok().line(), "context\n0");
+    // Nothing that we or criu have open has come along.
+    let open = fs::read_dir(format!("/proc/{}/fd", context.pid())).unwrap().flatten();
+    let open: Vec<PathBuf> = open.filter_map(|entry| fs::read_link(entry.path()).ok()).collect();
+    assert_eq!(open, ["/dev/null"; 3].map(PathBuf::from));
     context.call(&["pause", &context.id]).ok();
     assert_eq!(context.status(), "paused");
     context.call(&["resume", &context.id]).ok();

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 
 use oci_spec::runtime::{Process, Spec};
@@ -216,38 +216,42 @@ fn check_ids(host: &Host, pid: i32) -> Result<()> {
 /// Each mount of the configuration is there with its flags, and what there is beside lives in memory of its own.
 fn check_mounts(spec: &Spec, places: &[Place], pid: i32) -> Result<()> {
     let table = mountinfo::of(&pid.to_string()).map_err(Error::Proc)?;
-    let host: BTreeSet<String> =
-        mountinfo::of("self").map_err(Error::Proc)?.into_iter().map(|mount| mount.device).collect();
+    let host = mountinfo::of("self").map_err(Error::Proc)?;
     let at = |point: &Path| table.iter().filter(|mount| mount.point == point).collect::<Vec<_>>();
     if mounts::is_read_only(spec) && !at(Path::new("/")).iter().all(|mount| has(mount, "ro")) {
         return refuse("the root can be written, and root.readonly says that it cannot");
     }
     for place in places {
         let here = at(&place.point);
-        let kind = |mount: &&Mount| match &place.what {
-            What::FileSystem(kind) => mount.kind == *kind,
-            _ => true,
+        let right = |mount: &&Mount| {
+            is_of_kind(mount, &place.what, &host) && place.options.iter().all(|option| has(mount, option))
         };
-        let flags = |mount: &&Mount| place.options.iter().all(|option| has(mount, option));
-        if here.is_empty() || !here.iter().all(|mount| kind(mount) && flags(mount)) {
+        if here.is_empty() || !here.iter().all(right) {
             return refuse(format!("{} is not mounted as the configuration says", place.point.display()));
         }
     }
     let linux = spec.linux().as_ref();
-    let covered = |path: &String| mounts_at(&table, path, pid);
+    let root = mounts::open_root(Path::new(&format!("/proc/{pid}/root")))?;
     for path in linux.and_then(|linux| linux.masked_paths().as_ref()).into_iter().flatten() {
-        if !covered(path).is_none_or(|mount| matches!(mount.kind.as_str(), "tmpfs" | "devtmpfs")) {
+        if !mount_of(&table, &root, path).is_none_or(is_mask) {
             return refuse(format!("{path} is not masked"));
         }
     }
     for path in linux.and_then(|linux| linux.readonly_paths().as_ref()).into_iter().flatten() {
-        if !covered(path).is_none_or(|mount| has(&mount, "ro")) {
+        if !mount_of(&table, &root, path).is_none_or(|mount| has(mount, "ro")) {
             return refuse(format!("{path} can be written"));
         }
     }
-    let known = |mount: &&Mount| {
-        is_known(mount, spec, places) || (is_of_its_own(mount) && !host.contains(&mount.device))
-    };
+    let asked: BTreeSet<&str> = table
+        .iter()
+        .filter(|mount| {
+            mount.point == Path::new("/") || places.iter().any(|place| place.point == mount.point)
+        })
+        .map(|mount| mount.device.as_str())
+        .collect();
+    let is_own =
+        |mount: &&Mount| is_of_its_own(mount) && !host.iter().any(|other| other.device == mount.device);
+    let known = |mount: &&Mount| is_known(mount, spec, places, &asked) || is_own(mount);
     match table.iter().find(|mount| !known(mount)) {
         Some(mount) => refuse(format!(
             "there is a mount of {} at {}, which the configuration does not have",
@@ -262,40 +266,64 @@ fn has(mount: &Mount, option: &str) -> bool {
     mount.options.iter().any(|one| one == option)
 }
 
-/// The mount that a path of the context is in; none when there is no such path.
-fn mounts_at(table: &[Mount], path: &str, pid: i32) -> Option<Mount> {
-    let root = mounts::open_root(Path::new(&format!("/proc/{pid}/root"))).ok()?;
-    let plain = clean(Path::new(path));
-    let name = std::ffi::CString::new(plain.as_str()).ok()?;
-    let place = vctx_context::child::resolve::open(&root, &name, rustix::fs::OFlags::PATH).ok()?;
-    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", place.as_raw_fd())).ok()?;
-    let id: u32 = info.lines().find_map(|line| line.strip_prefix("mnt_id:"))?.trim().parse().ok()?;
-    table.iter().find(|mount| mount.id == id).cloned()
+fn is_mask(mount: &Mount) -> bool {
+    matches!(mount.kind.as_str(), "tmpfs" | "devtmpfs")
 }
 
-/// A mount that vctx itself makes for this configuration.
-fn is_known(mount: &Mount, spec: &Spec, places: &[Place]) -> bool {
+/// The mount is of the file system that the configuration names, or of the one in which its source lies.
+fn is_of_kind(mount: &Mount, what: &What, host: &[Mount]) -> bool {
+    match what {
+        What::FileSystem(kind) => mount.kind == *kind,
+        What::Groups => matches!(mount.kind.as_str(), "tmpfs" | "cgroup" | "cgroup2"),
+        What::Bind { source, .. } => {
+            let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC;
+            let opened = rustix::fs::openat(rustix::fs::CWD, source, flags, rustix::fs::Mode::empty());
+            let id = opened.ok().and_then(|source| mount_id(&source));
+            host.iter().any(|one| Some(one.id) == id && one.device == mount.device)
+        }
+    }
+}
+
+fn mount_id(file: &OwnedFd) -> Option<u32> {
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd())).ok()?;
+    info.lines().find_map(|line| line.strip_prefix("mnt_id:"))?.trim().parse().ok()
+}
+
+/// The mount that a path of the context is in; none when there is no such path.
+fn mount_of<'a>(table: &'a [Mount], root: &OwnedFd, path: &str) -> Option<&'a Mount> {
+    let name = std::ffi::CString::new(clean(Path::new(path))).ok()?;
+    let place = vctx_context::child::resolve::open(root, &name, rustix::fs::OFlags::PATH).ok()?;
+    let id = mount_id(&place)?;
+    table.iter().find(|mount| mount.id == id)
+}
+
+/// A mount that vctx itself makes for this configuration. `asked` are the devices of those that it names.
+fn is_known(mount: &Mount, spec: &Spec, places: &[Place], asked: &BTreeSet<&str>) -> bool {
     if mount.point == Path::new("/") || places.iter().any(|place| place.point == mount.point) {
         return true;
     }
     let below = |place: &&Place| mount.point.starts_with(&place.point);
     let holder = places.iter().filter(below).max_by_key(|place| place.point.components().count());
     let from_host = holder.is_some_and(|place| match &place.what {
+        // criu knows no sources for such points but those that it was given.
         What::Bind { recursive, .. } => *recursive,
         What::Groups => matches!(mount.kind.as_str(), "cgroup" | "cgroup2"),
         What::FileSystem(_) => false,
     });
     let linux = spec.linux().as_ref();
-    let lists = [
-        linux.and_then(|linux| linux.masked_paths().as_ref()),
-        linux.and_then(|linux| linux.readonly_paths().as_ref()),
-    ];
-    let listed = lists.into_iter().flatten().flatten().any(|path| {
-        // A recursive copy of a path takes the mounts below it along.
-        mount.point.starts_with(clean(Path::new(path)))
+    let mut masked = linux.and_then(|linux| linux.masked_paths().as_ref()).into_iter().flatten();
+    let mut guarded = linux.and_then(|linux| linux.readonly_paths().as_ref()).into_iter().flatten();
+    let is_masked = masked.any(|path| mount.point == Path::new(&clean(Path::new(path))) && is_mask(mount));
+    // A copy of a path of the context itself, and of what is mounted below it.
+    let is_guarded = guarded.any(|path| {
+        let path = clean(Path::new(path));
+        let inside = holder.map_or(Path::new("/"), |place| place.point.as_path());
+        let rest = Path::new(&path).strip_prefix(inside).unwrap_or(Path::new(""));
+        let is_copy = mount.point != Path::new(&path) || mount.root.ends_with(rest);
+        mount.point.starts_with(&path) && is_copy && has(mount, "ro") && asked.contains(mount.device.as_str())
     });
     let is_device = mounts::devices(spec).any(|path| mount.point == Path::new(&path));
-    from_host || listed || is_device || mount.point.starts_with("/dev/console")
+    from_host || is_masked || is_guarded || (is_device && mount.kind == "devtmpfs")
 }
 
 /// A file system that is made anew with the context and shows nothing of the host.

@@ -106,8 +106,8 @@ impl Folders {
         };
         let mut bytes = Vec::new();
         file.take(64 << 10).read_to_end(&mut bytes).map_err(Error::state("read", &path))?;
-        let names: Vec<String> =
-            serde_json::from_slice(&bytes).map_err(|source| Error::Damaged { path, source })?;
+        let names: Vec<String> = serde_json::from_slice(&bytes)
+            .map_err(|_| Error::Images { path, reason: "is no list of descriptors" })?;
         let names = names.into_iter().take(3).enumerate();
         Ok(names.filter(|(_, name)| name.starts_with("pipe:[") || name.starts_with("file[")).collect())
     }

@@ -57,7 +57,6 @@ pub fn restore(store: &Store, mut request: Request, revival: &Revival) -> Result
     let console = request.console.take().map(Console::connect).transpose()?;
     match_terminal(create::wants_terminal(&request.config.spec), console.as_ref())?;
     let spec = &request.config.spec;
-    mounts::make_targets(spec, &rootfs)?;
 
     let (folder, lock) = store.reserve(&request.id)?;
     // Declared after the lock, and so dropped before it: what is undone is undone while the id is still ours.
@@ -71,6 +70,7 @@ pub fn restore(store: &Store, mut request: Request, revival: &Revival) -> Result
         apply_devices(cgroup, resources)?;
     }
 
+    mounts::make_targets(spec, &rootfs)?;
     let places = mounts::places(spec, &mounts::open_root(&rootfs)?);
     let mut options = options(revival, &folders, &rootfs, &host);
     options.mounts = mounts::sources(spec, &places, context.state.cgroup.as_ref())?;

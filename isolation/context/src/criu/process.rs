@@ -1,6 +1,6 @@
 //! The process of criu: where it is found, what it inherits, and in which groups and namespaces it begins.
 
-use std::ffi::{CStr, CString, OsString};
+use std::ffi::{CString, OsString};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
@@ -31,7 +31,7 @@ pub struct Birth<'a> {
 
 /// A folder that is bound on another one, in criu's own mount namespace: nothing of it is seen on the host, and nothing
 /// stays of it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Place {
     /// The root file system.
     pub source: CString,
@@ -51,7 +51,7 @@ pub(super) fn start(birth: &Birth<'_>) -> Result<(Child, OwnedFd), Error> {
     let keep: Vec<i32> = birth.inherits.iter().map(AsRawFd::as_raw_fd).chain([theirs.as_raw_fd()]).collect();
     let groups = birth.groups.map(Groups::of).transpose().map_err(Error::Prepare)?.unwrap_or_default();
     let namespace = birth.cgroup_namespace;
-    let place = birth.place.as_ref().map(|place| (place.source.clone(), place.at.clone(), place.readonly));
+    let place = birth.place.clone();
     let mut command = Command::new(&program);
     command.args(["swrk", &theirs.as_raw_fd().to_string()]);
     // Variables, such as HOME, name files of options for criu.
@@ -66,8 +66,8 @@ pub(super) fn start(birth: &Birth<'_>) -> Result<(Child, OwnedFd), Error> {
             if namespace {
                 sys::unshare(libc::CLONE_NEWCGROUP as u32)?;
             }
-            if let Some((source, at, readonly)) = &place {
-                lay_ready(source, at, *readonly)?;
+            if let Some(place) = &place {
+                lay_ready(place)?;
             }
             sys::close_on_exec_from(3)?;
             for descriptor in &keep {
@@ -114,7 +114,7 @@ impl Groups {
 }
 
 /// Makes the mount namespace. What the host mounts later arrives in it, and nothing leaves it.
-fn lay_ready(source: &CStr, at: &CStr, readonly: bool) -> io::Result<()> {
+fn lay_ready(place: &Place) -> io::Result<()> {
     const MOUNT_ATTR_RDONLY: u64 = 1;
     const MS_SLAVE: u64 = 1 << 19;
     sys::unshare(libc::CLONE_NEWNS as u32)?;
@@ -122,11 +122,11 @@ fn lay_ready(source: &CStr, at: &CStr, readonly: bool) -> io::Result<()> {
     sys::mount_setattr(CWD, c"/", true, &slave)?;
     let flags =
         OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
-    let tree = open_tree(CWD, source, flags)?;
-    if readonly {
+    let tree = open_tree(CWD, place.source.as_c_str(), flags)?;
+    if place.readonly {
         // criu restores no flag of the root.
         let readonly = MountAttributes { set: MOUNT_ATTR_RDONLY, ..Default::default() };
         sys::mount_setattr(&tree, c"", false, &readonly)?;
     }
-    Ok(move_mount(&tree, c"", CWD, at, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?)
+    Ok(move_mount(&tree, c"", CWD, place.at.as_c_str(), MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?)
 }
