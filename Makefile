@@ -31,7 +31,8 @@ MULTIARCH = $(shell rustc --print host-tuple | sed 's/-unknown//')
 # What has to be there, and the Debian package that brings it: `program=package` or `/file=package`.
 BUILD_NEEDS = cc=gcc /usr/lib/$(MULTIARCH)/libc.a=libc6-dev /usr/lib/$(MULTIARCH)/libseccomp.a=libseccomp-dev
 TEST_NEEDS = /usr/share/doc/busybox-static=busybox-static conmon=conmon containerd=containerd crun=crun \
-	dockerd=docker.io ip=iproute2 nft=nftables nginx=nginx-light nsenter=util-linux patch=patch podman=podman \
+	dockerd=docker.io ip=iproute2 iptables=iptables pasta=passt slirp4netns=slirp4netns \
+	/usr/lib/cni/bridge=containernetworking-plugins nft=nftables nginx=nginx-light nsenter=util-linux patch=patch podman=podman \
 	prlimit=util-linux ps=procps python3=python3 runc=runc tini-static=tini newuidmap=uidmap \
 	docker-registry=docker-registry openssl=openssl skopeo=skopeo umoci=umoci
 FUZZ_NEEDS = c++=g++

@@ -58,7 +58,9 @@ pub(crate) fn of_bundle(
         cgroups: cgroups(global),
         own: Vec::new(),
         folders: Vec::new(),
+        joined: None,
         network: None,
+        outer: None,
         shared: None,
     })
 }

@@ -30,6 +30,8 @@ pub(crate) enum Error {
     /// A network.
     #[error(transparent)]
     Network(#[from] vctx_netns::Error),
+    #[error("the network {name:?} is not ours; remove {}, which defines it", path.display())]
+    OthersNetwork { name: String, path: PathBuf },
     #[error("cannot find the bundle {}; give its folder with --bundle", path.display())]
     Bundle { path: PathBuf, source: io::Error },
     #[error("cannot send the pidfd to {}", path.display())]

@@ -1,7 +1,10 @@
 //! The words and options of `vctx network`; part of `args.rs`.
 
+use std::net::IpAddr;
+
 use clap::{Args, Subcommand};
 use vctx_netns::Subnet;
+use vctx_netns::network::Driver;
 
 /// `vctx network` and its own verb.
 #[derive(Debug, Args)]
@@ -29,6 +32,18 @@ pub(crate) enum NetworkVerb {
 
 #[derive(Debug, Args)]
 pub(crate) struct NetworkCreateArgs {
+    /// What its devices are: bridge, routed (point to point, no bridge) or macvlan (parts of a device of this machine).
+    #[arg(long, value_name = "KIND", default_value_t)]
+    pub(crate) kind: Driver,
+    /// Device of this machine by which its contexts have addresses of their own outside; not with a bridge.
+    #[arg(long, value_name = "DEVICE")]
+    pub(crate) parent: Option<String>,
+    /// Part of a subnet from which contexts get addresses, where others have the rest; with macvlan.
+    #[arg(long, value_name = "SUBNET")]
+    pub(crate) range: Option<Subnet>,
+    /// Router to the outside, once for each family [default: none]; with macvlan.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) gateway: Vec<IpAddr>,
     /// Subnet, such as 10.1.2.0/24 or fd00:1::/64; once for each family [default: a free one of each].
     #[arg(long, value_name = "SUBNET")]
     pub(crate) subnet: Vec<Subnet>,

@@ -168,7 +168,7 @@ pub(crate) struct Mounts {
     /// Give the guest a device of the host; repeatable.
     #[arg(long, value_name = "SOURCE[:TARGET[:rwm]]")]
     pub(crate) device: Vec<DeviceSpec>,
-    /// Network: none (loopback only), host, shared (the host's, held to --ip), bridge, one of `vctx network ls`, ns:PATH or container:ID.
+    /// Network: none (loopback only), host, shared (the host's, held to --ip), bridge, one of `vctx network ls`, cni:NAME, ns:PATH or container:ID; without root, bridge is pasta or slirp4netns.
     #[arg(long, visible_alias = "network", value_name = "NET", default_value = "none")]
     pub(crate) net: Network,
     /// Lead ports of this machine to the context, such as 8080:80, 127.0.0.1:53:53/udp or 9000-9009:9000-9009; repeatable.

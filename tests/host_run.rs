@@ -96,7 +96,7 @@ impl User {
 }
 
 /// The runtime where every user can reach it: the build folder may lie in a home.
-fn runtime_for_everybody() -> &'static PathBuf {
+pub fn runtime_for_everybody() -> &'static PathBuf {
     static COPY: OnceLock<PathBuf> = OnceLock::new();
     COPY.get_or_init(|| {
         let copy = rootfs::workspace().join("vctx");

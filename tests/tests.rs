@@ -12,6 +12,7 @@ mod bad_input;
 mod calls;
 mod cgroups;
 mod checkpoint;
+mod checkpoint_again;
 mod conformance;
 mod engine_checkpoint;
 mod engine_containerd;
@@ -31,7 +32,10 @@ mod lifecycle;
 mod namespaces;
 mod net_devices;
 mod network;
+mod network_cni;
+mod network_kinds;
 mod network_ports;
+mod network_rootless;
 mod network_shared;
 mod podman_rootless;
 mod process;
@@ -70,6 +74,9 @@ fn main() {
     suites.add("namespaces", &[Root], namespaces::cases());
     suites.add("net_devices", &[Root], net_devices::cases());
     suites.add("network", &[Root], network::cases());
+    suites.add("network_cni", &[Root], network_cni::cases());
+    suites.add("network_rootless", &[Root], network_rootless::cases());
+    suites.add("network_kinds", &[Root], network_kinds::cases());
     suites.add("network_ports", &[Root], network_ports::cases());
     suites.add("network_shared", &[Root], network_shared::cases());
     suites.add("cgroups", &[Root], cgroups::cases());
@@ -78,6 +85,7 @@ fn main() {
     suites.add("hooks", &[Root], hooks::cases());
     suites.add("seccomp", &[Root], seccomp::cases());
     suites.add("checkpoint", &[Root, Criu], checkpoint::cases());
+    suites.add("checkpoint", &[Root, Criu], checkpoint_again::cases());
     suites.add("attacks", &[Root], attacks::cases());
     #[cfg(target_arch = "x86_64")]
     suites.add("faults", &[Root, Vctx], faults::cases());

@@ -2,7 +2,7 @@
 //! them. From there on the path is the one of a bundle.
 //!
 //! `target` says what the root is made of, `ids` who the guest is on the host and inside, `mounts` what is mounted in the
-//! root, `network` what it is attached to, `security` what the guest may do, `limits` what it may use. What the guest gets
+//! root, `network` and `outer` what it is attached to, `security` what the guest may do, `limits` what it may use. What the guest gets
 //! of the caller's environment is TERM with a terminal, and LANG with `host`, whose locales it shares; everything else is asked for with --env, or said
 //! by an image. Its working folder is the caller's where that is shared, else the image's or `/`.
 
@@ -10,6 +10,7 @@ mod ids;
 mod limits;
 mod mounts;
 mod network;
+mod outer;
 mod security;
 mod target;
 
@@ -25,8 +26,10 @@ use nix::unistd::geteuid;
 use oci_spec::runtime::Spec;
 use serde_json::{Value, json};
 use vctx_netns::Network;
+use vctx_netns::network::DEFAULT;
 use vctx_runtime::config::Config;
 use vctx_runtime::create::{Console, Request, Start};
+use vctx_runtime::network::outer as made;
 use vctx_runtime::state;
 use vctx_storage::image::Lock;
 
@@ -92,12 +95,12 @@ pub(crate) enum NativeError {
     Orphan(PathBuf),
     #[error("--swap needs --memory: it is counted beside it")]
     SwapAlone,
+    #[error("--net {0} is for ordinary users; as root, use --net bridge")]
+    ForOrdinaryUsers(&'static str),
     #[error("{0} needs --net bridge or the name of a network")]
     NeedsNetwork(&'static str),
     #[error("--net shared needs --ip with an IPv4 address of this machine")]
     NoSharedAddress,
-    #[error("--net container:{0}: it does not run")]
-    NotRunning(String),
 }
 
 /// What is asked for, and how long what it needs is held.
@@ -120,7 +123,13 @@ pub(crate) fn request(global: &Global, args: &RunArgs) -> Result<Native, Error> 
     let root = Root::of(global, args, &name, &target, &ids)?;
     is_free(&store, &name, &root.folder)?;
     let network = network::wanted(global, args, &name)?;
-    let spec = spec(global, args, &name, &target, &ids, &root)?;
+    let joined = network::joined(global, args, &ids)?;
+    let outer = outer::wanted(global, args, &name, &ids)?;
+    let mut files = network::files(global, args)?;
+    files
+        .extend(outer.iter().flat_map(outer::files).map(|(at, file)| (*at, made::file(&store, &name, file))));
+    let net = Net { joined: joined.as_ref().map(|(_, path)| path.as_path()), files };
+    let spec = spec(args, &name, &target, &ids, &root, net)?;
     let request = Request {
         id: name,
         config: Config::from_spec(spec)?,
@@ -135,7 +144,9 @@ pub(crate) fn request(global: &Global, args: &RunArgs) -> Result<Native, Error> 
         cgroups: crate::create::cgroups(global),
         own: vec![root.folder],
         folders: root.folders,
+        joined: joined.map(|(namespace, _)| namespace),
         network,
+        outer,
         shared: network::shared(args)?,
     };
     Ok(Native { request, keep, lock })
@@ -156,22 +167,30 @@ fn is_free(store: &state::Store, name: &str, folder: &Path) -> Result<(), Error>
     }
 }
 
+/// What the configuration says of the network.
+struct Net<'a> {
+    /// The namespace of somebody else.
+    joined: Option<&'a Path>,
+    /// Files that the context sees: where, and what.
+    files: Vec<(&'static str, PathBuf)>,
+}
+
 fn spec(
-    global: &Global,
     args: &RunArgs,
     name: &str,
     target: &Target,
     ids: &Ids,
     root: &Root,
+    net: Net<'_>,
 ) -> Result<Spec, Error> {
     let terminal = terminal(args);
-    let mounts = mounts::Mounts::of(global, args, target, ids, root)?;
+    let mounts = mounts::Mounts::of(args, target, ids, root, &net.files)?;
     let capabilities = security::capabilities(args);
     let names = vctx_context::capability::names(capabilities);
     let effective: &[String] = if ids.user.uid == 0 { &names } else { &[] };
     let hostname = args.process.hostname.as_deref().unwrap_or_else(|| short(name));
     let mut linux = json!({
-        "namespaces": namespaces(global, args, ids)?,
+        "namespaces": namespaces(args, ids, &net)?,
         "resources": limits::resources(args)?,
         "devices": security::devices(args, ids)?,
         "maskedPaths": if args.security.privileged { Vec::new() } else { mounts.masked },
@@ -213,7 +232,7 @@ fn spec(
 }
 
 /// The kinds are all new, but for what was asked.
-fn namespaces(global: &Global, args: &RunArgs, ids: &Ids) -> Result<Vec<Value>, Error> {
+fn namespaces(args: &RunArgs, ids: &Ids, net: &Net<'_>) -> Result<Vec<Value>, Error> {
     let mut list: Vec<Value> =
         ["pid", "ipc", "uts", "mount", "cgroup"].iter().map(|kind| json!({ "type": kind })).collect();
     if ids.mappings.is_some() {
@@ -222,22 +241,13 @@ fn namespaces(global: &Global, args: &RunArgs, ids: &Ids) -> Result<Vec<Value>, 
     if !args.security.time_offset.is_empty() {
         list.push(json!({ "type": "time" }));
     }
-    match &args.mounts.net {
-        Network::Host | Network::Shared => {}
-        Network::None => list.push(json!({ "type": "network" })),
-        Network::Named(_) if ids.mappings.is_some() => {
+    match (&args.mounts.net, net.joined) {
+        (Network::Host | Network::Shared, _) => {}
+        (_, Some(path)) => list.push(json!({ "type": "network", "path": path })),
+        (Network::Named(name), None) if ids.mappings.is_some() && name != DEFAULT => {
             return Err(NativeError::NeedsRoot("--net with a network of ours").into());
         }
-        Network::Named(_) => list.push(json!({ "type": "network" })),
-        Network::Namespace(_) | Network::Context(_) if ids.mappings.is_some() => {
-            return Err(NativeError::NeedsRoot("--net with another's namespace").into());
-        }
-        Network::Namespace(path) => list.push(json!({ "type": "network", "path": path })),
-        Network::Context(id) => {
-            let other = crate::create::store(global).open(id)?;
-            let alive = other.alive()?.ok_or_else(|| NativeError::NotRunning(id.clone()))?;
-            list.push(json!({ "type": "network", "path": format!("/proc/{}/ns/net", alive.pid) }));
-        }
+        (_, None) => list.push(json!({ "type": "network" })),
     }
     Ok(list)
 }

@@ -9,9 +9,7 @@ use vctx_storage::host::Part;
 
 use super::NativeError;
 use super::ids::Ids;
-use super::network;
 use super::target::{Root, Target, mode_of};
-use crate::args::Global;
 use crate::error::Error;
 use crate::grants::{MountKind, MountSpec};
 use crate::run_args::RunArgs;
@@ -46,11 +44,11 @@ pub(super) struct Mounts {
 
 impl Mounts {
     pub(super) fn of(
-        global: &Global,
         args: &RunArgs,
         target: &Target,
         ids: &Ids,
         root: &Root,
+        files: &[(&'static str, PathBuf)],
     ) -> Result<Mounts, Error> {
         let mut mounts = Mounts { cwd: "/".into(), ..Mounts::default() };
         let asked = mounts.asked(args, ids)?;
@@ -61,7 +59,7 @@ impl Mounts {
             mounts.masked.extend(MASKED.map(String::from));
         }
         mounts.system(args, ids);
-        for (place, source) in network::files(global, args) {
+        for (place, source) in files {
             let options = ["bind", "ro", "nosuid", "nodev", "noexec"].map(String::from);
             mounts.list.push(mount(Path::new(place), "bind", source, &options));
         }

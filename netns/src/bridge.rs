@@ -1,11 +1,10 @@
 //! The devices of a network: the bridge, and a veth pair for each context, whose far end is made in the context's network
 //! namespace. With the namespace the pair goes; nothing of it has to be undone.
 
-use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
@@ -21,14 +20,14 @@ use rustix::net::{AddressFamily as Family, SocketFlags, SocketType, netdevice, s
 
 use crate::network::{Definition, GATEWAY};
 use crate::wire::{Wire, own};
-use crate::{Error, Result, Subnet, rules};
+use crate::{Error, Result, Subnet, rules, sysctl};
 
 /// The device of a context.
-const INSIDE: &str = "eth0";
+pub(crate) const INSIDE: &str = "eth0";
 
 /// Its number there. It is chosen here, so that nothing has to be asked between the requests; the first ones may belong to
 /// what the kernel puts into every namespace (`net.core.fb_tunnels_only_for_init_net`).
-const INSIDE_INDEX: u32 = 64;
+pub(crate) const INSIDE_INDEX: u32 = 64;
 
 /// The number of a network's bridge, when it is there with its rules. These come last, and so say that all is there.
 ///
@@ -106,13 +105,31 @@ pub fn attach(network: &Definition, bridge: u32, lease: u32, namespace: Borrowed
     here.change_all(requests).map_err(Error::link("attach to its bridge", &port))
 }
 
-/// What is asked of the kernel in the context's namespace. The pair is made from there, because only the end that is made
-/// first can be given a number, by which the further requests go.
+/// What is asked of the kernel in the context's namespace.
 fn inside(network: &Definition, lease: u32, host: BorrowedFd<'_>) -> Vec<(Message, u16)> {
+    let new = NLM_F_CREATE | NLM_F_EXCL;
+    let mut requests = pair(network, lease, host, Vec::new());
+    requests.extend(network.subnets().map(|subnet| (address(INSIDE_INDEX, subnet, lease), new)));
+    if !network.internal {
+        let route = |subnet: Subnet| default_route(INSIDE_INDEX, subnet.nth(GATEWAY));
+        requests.extend(network.subnets().map(|subnet| (route(subnet), new)));
+    }
+    requests
+}
+
+/// Makes the pair and brings its inner end up. It is made from inside, because only the end that is made first can be
+/// given a number, by which the further requests go. The outer end gets these attributes beside.
+pub(crate) fn pair(
+    network: &Definition,
+    lease: u32,
+    host: BorrowedFd<'_>,
+    outer: Vec<LinkAttribute>,
+) -> Vec<(Message, u16)> {
     let mut port = LinkMessage::default();
     port.attributes.push(LinkAttribute::IfName(network.port(lease)));
     port.attributes.push(LinkAttribute::NetNsFd(host.as_raw_fd()));
     port.attributes.extend(network.mtu.map(LinkAttribute::Mtu));
+    port.attributes.extend(outer);
     let mut pair = LinkMessage::default();
     pair.header.index = INSIDE_INDEX;
     pair.attributes.push(LinkAttribute::IfName(INSIDE.into()));
@@ -122,14 +139,8 @@ fn inside(network: &Definition, lease: u32, host: BorrowedFd<'_>) -> Vec<(Messag
         LinkInfo::Kind(InfoKind::Veth),
         LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(port))),
     ]));
-    let new = NLM_F_CREATE | NLM_F_EXCL;
     // A device with a peer cannot be born up: the peer is not there yet (veth_open in linux/drivers/net/veth.c).
-    let mut requests = vec![(Message::NewLink(pair), new), (Message::SetLink(up_message(INSIDE_INDEX)), 0)];
-    requests.extend(network.subnets().map(|subnet| (address(INSIDE_INDEX, subnet, lease), new)));
-    if !network.internal {
-        requests.extend(network.subnets().map(|subnet| (default_route(subnet.nth(GATEWAY)), new)));
-    }
-    requests
+    vec![(Message::NewLink(pair), NLM_F_CREATE | NLM_F_EXCL), (Message::SetLink(up_message(INSIDE_INDEX)), 0)]
 }
 
 /// Removes the bridge of a network, if there is one.
@@ -142,7 +153,7 @@ pub fn remove(network: &Definition) -> Result<()> {
     delete(&Wire::here().map_err(Error::link("remove", &name))?, &name)
 }
 
-fn delete(wire: &Wire, name: &str) -> Result<()> {
+pub(crate) fn delete(wire: &Wire, name: &str) -> Result<()> {
     let mut link = LinkMessage::default();
     link.attributes.push(LinkAttribute::IfName(name.into()));
     match wire.change(Message::DelLink(link), 0) {
@@ -185,7 +196,7 @@ fn new_bridge(network: &Definition) -> Message {
     Message::NewLink(link)
 }
 
-fn up_message(index: u32) -> LinkMessage {
+pub(crate) fn up_message(index: u32) -> LinkMessage {
     let mut link = LinkMessage::default();
     link.header.index = index;
     link.header.flags = LinkFlags::Up;
@@ -206,7 +217,7 @@ fn addresses(wire: &Wire, network: &Definition, bridge: u32) -> Result<()> {
     added.map_err(Error::link("give its addresses to", &network.bridge()))
 }
 
-fn address(device: u32, subnet: Subnet, number: u32) -> Message {
+pub(crate) fn address(device: u32, subnet: Subnet, number: u32) -> Message {
     let address = subnet.nth(number);
     let mut message = AddressMessage::default();
     message.header.family = family(address);
@@ -227,7 +238,7 @@ fn address(device: u32, subnet: Subnet, number: u32) -> Message {
     Message::NewAddress(message)
 }
 
-fn default_route(gateway: IpAddr) -> Message {
+pub(crate) fn default_route(device: u32, gateway: IpAddr) -> Message {
     let mut route = RouteMessage::default();
     route.header.address_family = family(gateway);
     route.header.table = RouteHeader::RT_TABLE_MAIN;
@@ -235,65 +246,30 @@ fn default_route(gateway: IpAddr) -> Message {
     route.header.scope = RouteScope::Universe;
     route.header.kind = RouteType::Unicast;
     route.attributes.push(RouteAttribute::Gateway(RouteAddress::from(gateway)));
-    route.attributes.push(RouteAttribute::Oif(INSIDE_INDEX));
+    route.attributes.push(RouteAttribute::Oif(device));
     Message::NewRoute(route)
 }
 
-fn family(address: IpAddr) -> AddressFamily {
+pub(crate) fn family(address: IpAddr) -> AddressFamily {
     if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
 }
 
-/// What the kernel has to be told beside. Forwarding is of the whole machine, and stays on when the network goes: others
-/// may count on it.
+/// What the kernel has to be told beside.
 fn settings(network: &Definition) -> Result<()> {
     let bridge = network.bridge();
-    if network.v4.is_some() && !network.internal {
-        set(Path::new("/proc/sys/net/ipv4/ip_forward"), "1")?;
-    }
     if network.v4.is_some() {
         // Published ports of 127.0.0.1; the rules drop what a context itself would send there.
-        set(&PathBuf::from("/proc/sys/net/ipv4/conf").join(&bridge).join("route_localnet"), "1")?;
+        sysctl::route_localnet(&bridge)?;
     }
     let own = PathBuf::from("/proc/sys/net/ipv6/conf").join(&bridge);
     if network.v6.is_none() {
-        return if own.exists() { set(&own.join("disable_ipv6"), "1") } else { Ok(()) };
-    }
-    set(&own.join("accept_ra"), "0")?;
-    // Until its link-local address is its own, for a second or two, a bridge asks for no neighbour on behalf of others.
-    set(&own.join("accept_dad"), "0")?;
-    if !network.internal {
-        keep_router_advertisements()?;
-        set(Path::new("/proc/sys/net/ipv6/conf/all/forwarding"), "1")?;
-    }
-    Ok(())
-}
-
-/// A machine that forwards ignores router advertisements, and loses its own default route, unless the setting is 2
-/// (Documentation/networking/ip-sysctl.rst, `accept_ra`).
-fn keep_router_advertisements() -> Result<()> {
-    let folder = Path::new("/proc/sys/net/ipv6/conf");
-    if read(&folder.join("all/forwarding")) == "1" {
-        return Ok(());
-    }
-    let devices = fs::read_dir(folder).map_err(Error::file("read", folder))?;
-    for device in devices.flatten().filter(|device| device.file_name() != "all") {
-        let path = device.path().join("accept_ra");
-        if read(&path) == "1" {
-            set(&path, "2")?;
+        if own.exists() {
+            sysctl::set(&own.join("disable_ipv6"), "1")?;
         }
+        return sysctl::forwarding(network);
     }
-    Ok(())
-}
-
-fn read(path: &Path) -> String {
-    fs::read_to_string(path).unwrap_or_default().trim().to_owned()
-}
-
-/// Writes a setting unless it is so already: /proc/sys may be read-only where all is well.
-pub(crate) fn set(path: &Path, value: &str) -> Result<()> {
-    if read(path) == value {
-        return Ok(());
-    }
-    let sysctl = |source| Error::Sysctl { path: path.into(), value: value.into(), source };
-    fs::write(path, value).map_err(sysctl)
+    sysctl::set(&own.join("accept_ra"), "0")?;
+    // Until its link-local address is its own, for a second or two, a bridge asks for no neighbour on behalf of others.
+    sysctl::set(&own.join("accept_dad"), "0")?;
+    sysctl::forwarding(network)
 }

@@ -30,6 +30,60 @@ pub enum Error {
         /// Ids of contexts.
         users: Vec<String>,
     },
+    /// An option that another kind of network has.
+    #[error("{option}: a {driver} network has no such thing; leave it out, or choose another --kind")]
+    Unfit {
+        /// As typed.
+        option: &'static str,
+        /// What the devices are.
+        driver: crate::network::Driver,
+    },
+    /// A macvlan network needs a device.
+    #[error("--kind macvlan needs --parent with a device of this machine, such as eth0")]
+    NeedsParent,
+    /// A network on a device needs the addresses that are known there.
+    #[error("--parent needs --subnet, such as 192.168.1.0/24: the addresses that machines behind it know")]
+    NeedsSubnet,
+    /// There is no such device.
+    #[error("--parent {0}: there is no such network device; `ip link` shows those that there are")]
+    NoParent(String),
+    /// The device is down.
+    #[error(
+        "the network device {0:?}, on which the network lies, is down; `ip link set {0} up` brings it up"
+    )]
+    ParentDown(String),
+    /// The range lies elsewhere.
+    #[error("--range {range}: is no part of {subnets} that contexts could have")]
+    RangeOutside {
+        /// As asked for.
+        range: Subnet,
+        /// The subnets of the network.
+        subnets: String,
+    },
+    /// The router lies elsewhere.
+    #[error("--gateway {gateway}: is no address of {subnets}")]
+    GatewayOutside {
+        /// As asked for.
+        gateway: IpAddr,
+        /// The subnets of the network.
+        subnets: String,
+    },
+    /// Two routers of one family.
+    #[error("--gateway: a network has one router of IPv4 and one of IPv6")]
+    Gateways,
+    /// An address that contexts would get is somebody else's.
+    #[error(
+        "{address} is this machine's or a router's: contexts need addresses that are nobody's; give another --subnet, or with --kind macvlan a --range of it"
+    )]
+    NotForContexts {
+        /// The address.
+        address: IpAddr,
+    },
+    /// A network without rules of ours leads no ports anywhere.
+    #[error(
+        "--publish: contexts of the macvlan network {0:?} are reached under their own addresses; leave it out"
+    )]
+    NoPorts(String),
     /// A subnet is too small.
     #[error("the subnet {0} is too small; four addresses are the least")]
     Small(Subnet),
@@ -90,6 +144,135 @@ pub enum Error {
         publish: String,
         /// Name of the network.
         network: String,
+    },
+    /// The program that an ordinary user's network needs is missing.
+    #[error("--net {program}: the program is not there; install the package {package}")]
+    NoHelper {
+        /// Its name.
+        program: &'static str,
+        /// Who brings it.
+        package: &'static str,
+    },
+    /// Neither of them is there.
+    #[error(
+        "neither pasta nor slirp4netns is there, one of which carries an ordinary user's network; install the package passt"
+    )]
+    NoHelpers,
+    /// A warning.
+    #[error(
+        "--net: the context has its loopback only, for neither pasta nor slirp4netns is there, one of which carries an ordinary user's network; install the package passt"
+    )]
+    LoopbackOnly,
+    /// slirp4netns knows version 4 only.
+    #[error(
+        "--publish {publish}: slirp4netns leads no ports of IPv6; install the package passt, or give an IPv4 address"
+    )]
+    HelperFamily {
+        /// As asked for.
+        publish: String,
+    },
+    /// The program cannot be run.
+    #[error("cannot run {program}, which carries the network")]
+    RunHelper {
+        /// Its name.
+        program: &'static str,
+        /// Cause.
+        source: io::Error,
+    },
+    /// The program has ended at once, or refuses.
+    #[error("{program}, which carries the network, fails: {message}")]
+    HelperFailed {
+        /// Its name.
+        program: &'static str,
+        /// What it says.
+        message: String,
+    },
+    /// The program does not end.
+    #[error("the process {0}, which carries the network, does not end")]
+    HelperStays(i32),
+    /// A port that is root's.
+    #[error(
+        "--publish: the port {0} is for root only; choose one from 1024 on, or lower net.ipv4.ip_unprivileged_port_start"
+    )]
+    LowPort(u16),
+    /// A port that cannot be had.
+    #[error("--publish {publish}: the port {port} cannot be had; choose another, or end who has it")]
+    CannotBind {
+        /// As asked for.
+        publish: String,
+        /// The port of the machine.
+        port: u16,
+        /// Cause.
+        source: io::Error,
+    },
+    /// There is no such configuration of plugins.
+    #[error(
+        "--net cni:{name}: no configuration in {} has this name; `vctx network ls` shows those that there are", folder.display()
+    )]
+    NoConfiguration {
+        /// As asked for.
+        name: String,
+        /// Where they lie.
+        folder: PathBuf,
+    },
+    /// A configuration of plugins that we cannot use.
+    #[error("{}: is no configuration of CNI that can be used: {reason}", path.display())]
+    Configuration {
+        /// File.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// A plugin is missing.
+    #[error(
+        "the CNI plugin {plugin:?} is in none of {folders}; install the package containernetworking-plugins"
+    )]
+    NoPlugin {
+        /// Its name.
+        plugin: String,
+        /// Where was looked.
+        folders: String,
+    },
+    /// No plugin leads ports to a context.
+    #[error(
+        "--publish: no plugin of cni:{0} has the capability portMappings; leave it out, or add portmap there"
+    )]
+    NoPortMappings(String),
+    /// A plugin cannot be run, or takes too long.
+    #[error("the CNI plugin {plugin:?} does not end its {verb}")]
+    Plugin {
+        /// Its name.
+        plugin: String,
+        /// What it was asked.
+        verb: &'static str,
+        /// Cause.
+        source: io::Error,
+    },
+    /// A plugin refuses.
+    #[error("the CNI plugin {plugin:?} fails at {verb}: {message}")]
+    PluginSays {
+        /// Its name.
+        plugin: String,
+        /// What it was asked.
+        verb: &'static str,
+        /// What it says.
+        message: String,
+    },
+    /// A plugin prints something else.
+    #[error("the CNI plugin {plugin:?} of cni:{name} succeeds, but prints no result")]
+    Garbage {
+        /// Its name.
+        plugin: String,
+        /// Name of the configuration.
+        name: String,
+    },
+    /// What plugins have made could not be taken away.
+    #[error("the network is not taken away; mend the plugin and try again, or remove {} to forget it", path.display())]
+    Undeleted {
+        /// Where it is written down.
+        path: PathBuf,
+        /// Cause.
+        source: Box<Error>,
     },
     /// A file of a network.
     #[error("cannot {action} {}", path.display())]

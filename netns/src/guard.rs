@@ -7,8 +7,36 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use crate::network::Definition;
 
-/// The table of the bridge family, with the elements of the usual numbers.
+/// The chain that holds contexts to their addresses, with the elements of the usual numbers.
 pub(crate) fn text(network: &Definition) -> String {
+    let elements = elements(network, network.usual());
+    if network.is_routed() { format!("{}{elements}", routed(network)) } else { bridged(network, &elements) }
+}
+
+/// In the table of the network itself: what comes from a context comes from the device that is its own, and so there is no
+/// MAC address that could be another's. What it says of neighbours concerns that device alone.
+fn routed(network: &Definition) -> String {
+    let (name, devices) = (network.bridge(), network.devices());
+    format!(
+        "table inet {name} {{
+  set own4 {{ type ifname . ipv4_addr; }}
+  set own6 {{ type ifname . ipv6_addr; }}
+  chain guard {{
+    type filter hook prerouting priority raw; policy accept;
+    iifname != \"{devices}\" accept
+    icmp type redirect drop
+    meta nfproto ipv4 iifname . ip saddr != @own4 drop
+    icmpv6 type {{ nd-router-advert, nd-redirect }} drop
+    ip6 saddr :: icmpv6 type {{ nd-neighbor-solicit, nd-router-solicit, mld2-listener-report }} accept
+    meta nfproto ipv6 iifname . ip6 saddr != @own6 drop
+  }}
+}}
+"
+    )
+}
+
+/// A table of the bridge family.
+fn bridged(network: &Definition, elements: &str) -> String {
     let (name, number) = (network.bridge(), network.number);
     format!(
         "table bridge {name} {{
@@ -31,8 +59,7 @@ pub(crate) fn text(network: &Definition) -> String {
     iifname . ether saddr . ip6 saddr != @own6 drop
   }}
 }}
-{elements}",
-        elements = elements(network, network.usual())
+{elements}"
     )
 }
 
@@ -41,27 +68,27 @@ pub(crate) fn elements(network: &Definition, leases: impl Iterator<Item = u32>) 
     let (mut own, mut own4, mut own6, mut neighbour6) =
         (String::new(), String::new(), String::new(), String::new());
     for lease in leases {
-        let port = network.port(lease);
-        let mac = mac(network.mac(lease));
+        let (port, bytes) = (network.port(lease), network.mac(lease));
+        // A routed one has the port alone: see `routed`.
+        let holder = match network.is_routed() {
+            true => format!("\"{port}\""),
+            false => format!("\"{port}\" . {}", mac(bytes)),
+        };
         // Writing to a string cannot fail.
-        let _ = write!(own, "\"{port}\" . {mac}, ");
-        let link_local = link_local(network.mac(lease));
-        for address in network.addresses(lease).into_iter().chain([IpAddr::V6(link_local)]) {
-            match address {
-                IpAddr::V4(address) => {
-                    let _ = write!(own4, "\"{port}\" . {mac} . {address}, ");
-                }
-                IpAddr::V6(address) => {
-                    let _ = write!(own6, "\"{port}\" . {mac} . {address}, ");
-                    let _ = write!(neighbour6, "\"{port}\" . {:#034x}, ", address.to_bits());
-                }
+        let _ = write!(own, "{holder}, ");
+        let link_local = IpAddr::V6(link_local(bytes));
+        for address in network.addresses(lease).into_iter().chain([link_local]) {
+            let _ = write!(if address.is_ipv4() { &mut own4 } else { &mut own6 }, "{holder} . {address}, ");
+            if let IpAddr::V6(address) = address {
+                let _ = write!(neighbour6, "\"{port}\" . {:#034x}, ", address.to_bits());
             }
         }
     }
-    let bridge = network.bridge();
-    let sets = [("own", own), ("own4", own4), ("own6", own6), ("neighbour6", neighbour6)];
-    let filled = sets.into_iter().filter(|(_, elements)| !elements.is_empty());
-    filled.map(|(set, elements)| format!("add element bridge {bridge} {set} {{ {elements} }}\n")).collect()
+    let (table, family) = (network.bridge(), if network.is_routed() { "inet" } else { "bridge" });
+    let sets = [("own4", own4), ("own6", own6), ("own", own), ("neighbour6", neighbour6)];
+    let sets = sets.into_iter().take(if network.is_routed() { 2 } else { 4 });
+    let filled = sets.filter(|(_, elements)| !elements.is_empty());
+    filled.map(|(set, elements)| format!("add element {family} {table} {set} {{ {elements} }}\n")).collect()
 }
 
 fn mac(bytes: [u8; 6]) -> String {

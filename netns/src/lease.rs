@@ -81,12 +81,12 @@ impl Pool {
         let next = next.ok().filter(|next| range.contains(next)).unwrap_or(*range.start());
         let in_turn = || (next..=*range.end()).chain(*range.start()..next);
         for lease in in_turn() {
-            if self.try_take(lease, id)? {
+            if !network.is_gateway(lease) && self.try_take(lease, id)? {
                 self.go_on_after(lease)?;
                 return Ok((lease, None));
             }
         }
-        for lease in in_turn() {
+        for lease in in_turn().filter(|lease| !network.is_gateway(*lease)) {
             if !self.holder(lease).is_some_and(|holder| alive(&holder, lease)) {
                 let dead = self.take_over(lock, lease, id)?;
                 self.go_on_after(lease)?;
@@ -96,13 +96,19 @@ impl Pool {
         Err(Error::Exhausted(network.name.clone()))
     }
 
+    /// The number is the context's.
+    #[must_use]
+    pub fn is_of(&self, _lock: &Lock, lease: u32, id: &str) -> bool {
+        self.holder(lease).is_some_and(|holder| holder == id)
+    }
+
     /// Gives a number back, unless it has gone to another context meanwhile. Says whether it was the context's.
     ///
     /// # Errors
     ///
     /// The link cannot be removed.
-    pub fn give_back(&self, _lock: &Lock, lease: u32, id: &str) -> Result<bool> {
-        let own = self.holder(lease).is_some_and(|holder| holder == id);
+    pub fn give_back(&self, lock: &Lock, lease: u32, id: &str) -> Result<bool> {
+        let own = self.is_of(lock, lease, id);
         if own {
             file::remove(&self.link(lease))?;
         }

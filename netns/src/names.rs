@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use crate::file::Lock;
 use crate::lease::Pool;
-use crate::network::{Definition, GATEWAY};
+use crate::network::{Definition, Driver, GATEWAY};
 use crate::{Error, Result};
 
 /// The name of the machine itself, which is the gateway.
@@ -54,7 +54,10 @@ impl Pool {
         let mut lines = String::new();
         if !path.exists() {
             lines.push_str("127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n");
-            lines.extend(network.addresses(GATEWAY).iter().map(|address| format!("{address} {HOST}\n")));
+            // Of a macvlan network it is a router, and the machine itself is out of reach.
+            let gateways =
+                if network.driver == Driver::Macvlan { Vec::new() } else { network.addresses(GATEWAY) };
+            lines.extend(gateways.iter().map(|address| format!("{address} {HOST}\n")));
         }
         let names = names.join(" ");
         lines.extend(network.addresses(lease).iter().map(|address| format!("{address}\t{names}\n")));
@@ -106,7 +109,8 @@ fn rewrite(file: &File, text: &str) -> io::Result<()> {
 }
 
 /// The host's resolv.conf without what a context cannot reach: servers on the host's loopback.
-fn name_servers() -> String {
+#[must_use]
+pub fn name_servers() -> String {
     let usual = Path::new("/etc/resolv.conf");
     let own = fs::read_to_string(usual).unwrap_or_default();
     let kept = reachable(&own);
@@ -151,11 +155,8 @@ mod tests {
         let pool = Pool::new(folder.path(), "blue");
         let network = Definition {
             name: "blue".into(),
-            number: 0,
             v4: Some("10.0.0.0/22".parse().unwrap()),
-            v6: None,
-            internal: false,
-            mtu: None,
+            ..Definition::default()
         };
         let lock = pool.lock().unwrap();
         let add = |lease: u32, name: &str| pool.add_names(&lock, &network, lease, &[name.into()]).unwrap();

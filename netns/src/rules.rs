@@ -20,7 +20,8 @@ use crate::{Error, Result, guard};
 ///
 /// nft is missing, or refuses.
 pub fn make(network: &Definition) -> Result<()> {
-    nft(network, &format!("{}{}{}", without(network), text(network), guard::text(network)))
+    let text = format!("{}{}{}", without(network), text(network), guard::text(network));
+    nft(network, &text)
 }
 
 /// Removes the rules of a network.
@@ -118,21 +119,25 @@ fn without(network: &Definition) -> String {
 /// where the context could not answer: from the loopback, and from a context of the same network. The kernel routes no
 /// such packet of ::1, so that one is left to be refused.
 fn text(network: &Definition) -> String {
-    let bridge = network.bridge();
+    let (table, devices) = (network.bridge(), network.devices());
     let mut masked = String::new();
     for subnet in network.subnets() {
         let family = if subnet.is_v4() { "ip" } else { "ip6" };
         // By the address: bridged packets that the kernel shows to the rules (br_netfilter) come from no device here.
         masked.push_str(&format!(
-            "    {family} saddr {subnet} oifname \"{bridge}\" ct status dnat masquerade\n"
+            "    {family} saddr {subnet} oifname \"{devices}\" ct status dnat masquerade\n"
         ));
-        if !network.internal {
-            masked.push_str(&format!("    {family} saddr {subnet} oifname != \"{bridge}\" masquerade\n"));
+        // With a device of the machine, the addresses are those of a network that it leads to.
+        if !network.internal && network.parent.is_none() {
+            masked.push_str(&format!("    {family} saddr {subnet} oifname != \"{devices}\" masquerade\n"));
         }
     }
-    let outward = if network.internal { format!("    iifname \"{bridge}\" drop\n") } else { String::new() };
+    let outward = if network.internal { format!("    iifname \"{devices}\" drop\n") } else { String::new() };
+    let inward = network.parent.iter();
+    let inward: String =
+        inward.map(|parent| format!("    iifname \"{parent}\" oifname \"{devices}\" accept\n")).collect();
     format!(
-        "table inet {bridge} {{
+        "table inet {table} {{
   comment \"vctx network {name}\"
   map any4 {{ type inet_proto . inet_service : ipv4_addr . inet_service; }}
   map at4 {{ type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service; }}
@@ -146,7 +151,7 @@ fn text(network: &Definition) -> String {
   }}
   chain loopback {{
     type filter hook prerouting priority raw; policy accept;
-    iifname \"{bridge}\" ip daddr 127.0.0.0/8 drop
+    iifname \"{devices}\" ip daddr 127.0.0.0/8 drop
   }}
   chain prerouting {{
     type nat hook prerouting priority dstnat; policy accept;
@@ -159,14 +164,14 @@ fn text(network: &Definition) -> String {
   }}
   chain postrouting {{
     type nat hook postrouting priority srcnat; policy accept;
-    oifname \"{bridge}\" ip saddr 127.0.0.0/8 masquerade
+    oifname \"{devices}\" ip saddr 127.0.0.0/8 masquerade
 {masked}  }}
   chain forward {{
     type filter hook forward priority filter; policy accept;
-    iifname \"{bridge}\" oifname \"{bridge}\" accept
-    oifname \"{bridge}\" ct state established,related accept
-    oifname \"{bridge}\" ct status dnat accept
-    oifname \"{bridge}\" drop
+    iifname \"{devices}\" oifname \"{devices}\" accept
+{inward}    oifname \"{devices}\" ct state established,related accept
+    oifname \"{devices}\" ct status dnat accept
+    oifname \"{devices}\" drop
 {outward}  }}
 }}
 ",

@@ -57,6 +57,18 @@ impl Subnet {
         (address.is_ipv4() == self.is_v4() && (1..=self.last()).contains(&number)).then_some(number)
     }
 
+    /// How many addresses there are, up to the most that we count to.
+    #[must_use]
+    pub fn count(&self) -> u32 {
+        1_u32.checked_shl(u32::from(width(self.base) - self.prefix)).unwrap_or(MOST).clamp(1, MOST)
+    }
+
+    /// All addresses of the other are of this one.
+    #[must_use]
+    pub fn contains(&self, other: &Subnet) -> bool {
+        self.prefix <= other.prefix && self.overlaps(other)
+    }
+
     /// The highest number that a host can have. Version 4 keeps the last address for broadcasts.
     #[must_use]
     pub fn last(&self) -> u32 {

@@ -8,6 +8,7 @@ use netlink_packet_core::{
     NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
@@ -62,6 +63,19 @@ impl Wire {
     /// Asks for all there is of a kind.
     pub(crate) fn dump(&self, message: RouteNetlinkMessage) -> io::Result<Vec<RouteNetlinkMessage>> {
         self.ask(message, NLM_F_DUMP)
+    }
+
+    /// A device by its name, if there is one.
+    pub(crate) fn link(&self, name: &str) -> io::Result<Option<LinkMessage>> {
+        let mut link = LinkMessage::default();
+        link.attributes.push(LinkAttribute::IfName(name.into()));
+        let answers = match self.ask(RouteNetlinkMessage::GetLink(link), NLM_F_ACK) {
+            // ENODEV: there is none.
+            Err(error) if error.raw_os_error() == Some(19) => return Ok(None),
+            result => result?,
+        };
+        let link = |answer| if let RouteNetlinkMessage::NewLink(link) = answer { Some(link) } else { None };
+        Ok(answers.into_iter().find_map(link))
     }
 
     fn ask(&self, message: RouteNetlinkMessage, flags: u16) -> io::Result<Vec<RouteNetlinkMessage>> {

@@ -25,6 +25,7 @@ use crate::failure::explain;
 use crate::groups::{apply_devices, enter_cgroup, without_devices};
 use crate::hooks::{self, Point};
 use crate::host::{Host, capability_warnings, grantable};
+use crate::network::outer;
 use crate::plan::{Facts, RootFs};
 use crate::state::{Context, FORMAT, Lock, State, Status, Store, check_id};
 use crate::undo::{Step, Undo};
@@ -59,8 +60,12 @@ pub struct Request {
     pub own: Vec<PathBuf>,
     /// Folders that are made for it, below those, with their permission bits.
     pub folders: Vec<(PathBuf, u32)>,
+    /// The network namespace that it joins, in place of the one behind the path of the configuration.
+    pub joined: Option<Joined>,
     /// The network of ours that it is attached to.
     pub network: Option<network::Wanted>,
+    /// The network that others make for it.
+    pub outer: Option<outer::Wanted>,
     /// The address of the host's own network that it is held to.
     pub shared: Option<Ipv4Addr>,
 }
@@ -127,7 +132,7 @@ pub fn create(store: &Store, mut request: Request) -> Result<Created> {
     crate::validate::validate(&request.config.spec)?;
     crate::kernel::supports(&request.config.spec)?;
     let root = root(&request)?;
-    let host = Host::look(&request)?;
+    let host = Host::look(&mut request)?;
     protect(&host)?;
     let filter = filter(store, &request.config.spec)?;
     let console = request.console.take().map(Console::connect).transpose()?;
@@ -138,9 +143,10 @@ pub fn create(store: &Store, mut request: Request) -> Result<Created> {
     let mut undo = Undo::default();
     let mut context = record(folder, &request, &root, &host, &mut undo)?;
     let wanted = request.network.as_ref();
-    let bridge = wanted.map(|wanted| network::lease(store, wanted, &mut context, &mut undo)).transpose()?;
+    let base = wanted.map(|wanted| network::lease(store, wanted, &mut context, &mut undo)).transpose()?;
     let (join, holder) = enter_cgroup(&mut context, spec, &mut undo)?;
     network::hold(store, &request, &context, &mut undo)?;
+    outer::prepare(&request, &context, &mut undo)?;
     let listener = if request.start == Start::Wait { Some(listen_for_start(&context)?) } else { None };
 
     let idmapped = idmapped::trees(spec, &host)?;
@@ -158,14 +164,17 @@ pub fn create(store: &Store, mut request: Request) -> Result<Created> {
     drop(holder);
 
     let attached =
-        wanted.zip(bridge).map_or(Ok(()), |(wanted, bridge)| network::attach(wanted, bridge, &context, pid));
-    if let Err(error) =
-        attached.and_then(|()| accompany(&request, &host, &mut context, &handshake, &plan, pid, &mut undo))
-    {
-        return Err(abandon(spec, &context, undo, error));
-    }
+        wanted.zip(base).map_or(Ok(()), |(wanted, base)| network::attach(wanted, base, &context, pid));
+    let accompanied = attached
+        .and_then(|()| outer::attach(&request, &context, pid))
+        .and_then(|()| accompany(&request, &host, &mut context, &handshake, &plan, pid, &mut undo));
+    let held = match accompanied {
+        Ok(held) => held,
+        Err(error) => return Err(abandon(spec, &context, undo, error)),
+    };
     write_pid_file(&request, pid, &mut undo)?;
-    if let Err(error) = let_go(store, &request, &context, &handshake, &plan, pid) {
+    let runs = let_go(store, &request, &context, &handshake, &plan, pid);
+    if let Err(error) = runs.and_then(|()| held.follow(&context, pid)) {
         return Err(abandon(spec, &context, undo, error));
     }
     let child = undo.keep().ok_or(Error::Spawn(spawn::Error::Died))?;
@@ -241,8 +250,9 @@ fn accompany(
     plan: &Plan<'_>,
     pid: i32,
     undo: &mut Undo,
-) -> Result<()> {
+) -> Result<outer::Held> {
     let spec = &request.config.spec;
+    let mut held = outer::Held::default();
     // While the child mounts, its limits are written: they hold before the first instruction of the guest.
     let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
     let cgroup = context.state.cgroup.clone();
@@ -252,6 +262,7 @@ fn accompany(
     set_oom_score(spec, pid)?;
     if let Some(mappings) = &host.mappings {
         mappings.write(pid, host.privileged)?;
+        held = outer::carry(request, context, pid)?;
         handshake.order(Order::Mapped).map_err(|error| explain(error, plan))?;
     }
     move_devices(spec, host, pid, undo)?;
@@ -277,7 +288,8 @@ fn accompany(
         apply_devices(cgroup, resources)?;
     }
     let identity = procfs::identity(pid).map_err(Error::Proc)?.ok_or(Error::Spawn(spawn::Error::Died))?;
-    context.write_process(pid, identity.start_time)
+    context.write_process(pid, identity.start_time)?;
+    Ok(held)
 }
 
 /// Moves the network devices that the configuration names into the context. At its end the kernel takes care of them.
@@ -354,6 +366,7 @@ pub(crate) fn record(
         own: request.own.clone(),
         no_keyring: request.no_keyring,
         network: request.network.as_ref().map(network::Wanted::announced),
+        outer: request.outer.as_ref().map(outer::Wanted::maker),
         shared: request.shared,
     };
     let context = Context { folder, state };

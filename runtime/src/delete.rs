@@ -90,6 +90,9 @@ pub(crate) fn clear(context: &Context) -> Result<()> {
         let root = context.folder.parent().unwrap_or(std::path::Path::new("/"));
         crate::network::let_go(root, &context.state.id)?;
     }
+    if let Some(maker) = &context.state.outer {
+        crate::network::outer::end(&context.folder, &context.state.id, maker)?;
+    }
     let mappings = || Ok(crate::host::mappings(&Config::read(&context.config_path())?.spec));
     context.state.own.iter().try_for_each(|folder| remove_own(folder, mappings))
 }

@@ -122,6 +122,21 @@ pub enum Error {
     /// A namespace to join.
     #[error(transparent)]
     Namespace(#[from] namespace::Error),
+    /// The network that is to be joined is the caller's.
+    #[error("--net {asked}: that is the host's own network; use --net host if it is meant")]
+    HostNetwork {
+        /// The words of `--net`.
+        asked: String,
+    },
+    /// The context whose network is to be joined has none.
+    #[error("--net container:{id}: it does not run")]
+    NotRunning {
+        /// Id.
+        id: String,
+    },
+    /// The kernel gives no descriptor that watches.
+    #[error("cannot watch for the end of the context; the user may have too many inotify descriptors")]
+    Watch(#[source] io::Error),
     /// A step of the context's first process.
     #[error("cannot {step}")]
     Step {

@@ -26,13 +26,15 @@ pub(crate) struct Host {
 }
 
 impl Host {
-    pub(crate) fn look(request: &Request) -> Result<Host> {
+    pub(crate) fn look(request: &mut Request) -> Result<Host> {
+        let mut network = request.joined.take();
         let spec = &request.config.spec;
         let kinds = crate::plan::namespaces(spec);
         let mut joined = Vec::new();
         for kind in Kind::ALL {
             if let Some((_, Some(path))) = kinds.iter().find(|(one, _)| *one == kind) {
-                joined.push(Joined::open(kind, path)?);
+                let opened = if kind == Kind::Network { network.take() } else { None };
+                joined.push(opened.map_or_else(|| Joined::open(kind, path), Ok)?);
             }
         }
         let makes_user = kinds.iter().any(|(kind, path)| *kind == Kind::User && path.is_none());

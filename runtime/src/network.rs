@@ -3,16 +3,19 @@
 //!
 //! The state names the network from its first writing on. What a killed `create` has leased is found by the context's id.
 
+pub mod join;
+pub mod outer;
+
 use std::net::IpAddr;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use vctx_context::cgroup::{self, Addresses};
 use vctx_context::namespace::{Joined, Kind};
-use vctx_netns::network::Definition;
+use vctx_netns::network::{Definition, Driver};
 use vctx_netns::ports::{Ports, Publish};
 use vctx_netns::shared::Claims;
-use vctx_netns::{Networks, bridge, rules};
+use vctx_netns::{Networks, link, rules};
 
 use crate::create::Request;
 
@@ -46,10 +49,13 @@ pub struct Attached {
     pub addresses: Vec<IpAddr>,
     /// Its device on the host.
     pub port: Option<String>,
-    /// The network's device.
+    /// The network's device, and what its rules are named after.
     pub bridge: String,
     /// Ports of the machine that lead to it.
     pub ports: Vec<Publish>,
+    /// The network, where its end takes more than giving back: the machine answers for its addresses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxied: Option<Definition>,
 }
 
 impl Wanted {
@@ -62,23 +68,24 @@ impl Wanted {
             port: None,
             bridge: self.definition.bridge(),
             ports: self.ports.clone(),
+            proxied: self.definition.proxy.then(|| self.definition.clone()),
         }
     }
 }
 
-/// Brings the network up and leases an address. Gives the number of the bridge.
+/// Brings the network up and leases an address. Gives the number of the device that it stands on.
 pub(crate) fn lease(store: &Store, wanted: &Wanted, context: &mut Context, undo: &mut Undo) -> Result<u32> {
     let network = &wanted.definition;
     let id = context.state.id.clone();
     let pool = wanted.networks.pool(&network.name);
     let lock = pool.lock()?;
-    let bridge = bring_up(store, network, || Ok(pool.leases(&lock)?))?;
+    let base = bring_up(store, network, || Ok(pool.leases(&lock)?))?;
     let alive = |holder: &str, lease: u32| store.holds_lease(holder, &network.name, lease);
     let (lease, dead) = pool.take(&lock, network, &id, wanted.address, alive)?;
     let attached = Attached {
         lease: Some(lease),
         addresses: network.addresses(lease),
-        port: Some(network.port(lease)),
+        port: (network.driver != Driver::Macvlan).then(|| network.port(lease)),
         ..wanted.announced()
     };
     undo.push(Step::LeaveNetwork(store.root().to_owned(), id, attached.clone()));
@@ -91,7 +98,7 @@ pub(crate) fn lease(store: &Store, wanted: &Wanted, context: &mut Context, undo:
     pool.add_names(&lock, network, lease, &wanted.names)?;
     context.state.network = Some(attached);
     context.write()?;
-    Ok(bridge)
+    Ok(base)
 }
 
 /// Takes the ports of the machine, and redirects them.
@@ -112,12 +119,13 @@ fn publish(store: &Store, wanted: &Wanted, id: &str, lease: u32) -> Result<()> {
 }
 
 /// Makes the device of a context whose process is there.
-pub(crate) fn attach(wanted: &Wanted, bridge: u32, context: &Context, pid: i32) -> Result<()> {
+pub(crate) fn attach(wanted: &Wanted, base: u32, context: &Context, pid: i32) -> Result<()> {
     let Some(lease) = context.state.network.as_ref().and_then(|attached| attached.lease) else {
         return Ok(());
     };
     let namespace = Joined::open(Kind::Network, format!("/proc/{pid}/ns/net").as_ref())?;
-    Ok(bridge::attach(&wanted.definition, bridge, lease, namespace.as_fd())?)
+    let plug = link::Plug { lease, namespace: namespace.as_fd(), published: !wanted.ports.is_empty() };
+    Ok(link::attach(&wanted.definition, base, plug)?)
 }
 
 /// Gives back what a context has of its network. The device goes with the namespace.
@@ -140,8 +148,11 @@ pub(crate) fn leave(state_root: &Path, id: &str, attached: &Attached) -> Result<
             .collect(),
     };
     for lease in own {
-        if pool.give_back(&lock, lease, id)? {
+        // Last of all the number: by it the rest is found.
+        if pool.is_of(&lock, lease, id) {
             pool.remove_names(&lock, id)?;
+            attached.proxied.iter().try_for_each(|network| link::detach(network, lease))?;
+            pool.give_back(&lock, lease, id)?;
         }
     }
     Ok(())
@@ -215,39 +226,47 @@ pub fn prune(store: &Store, networks: &Networks) -> Result<Vec<String>> {
             if store.holds_lease(&id, name, lease) {
                 alive.push((lease, id));
             } else {
-                pool.give_back(&lock, lease, &id)?;
                 pool.remove_names(&lock, &id)?;
+                link::detach(&network, lease)?;
+                pool.give_back(&lock, lease, &id)?;
                 done.push(format!("{name}: gave back number {lease} of {id}, which is gone"));
             }
         }
-        if !alive.is_empty() && bridge::find(&network)?.is_none() {
+        if !alive.is_empty() && network.driver != Driver::Macvlan && link::find(&network)?.is_none() {
             bring_up(store, &network, || Ok(alive))?;
-            done.push(format!("{name}: made the bridge {} or its rules anew", network.bridge()));
+            let what = if network.is_routed() {
+                "its rules".into()
+            } else {
+                format!("the bridge {} or its rules", network.bridge())
+            };
+            done.push(format!("{name}: made {what} anew"));
         }
     }
+    done.extend(outer::prune(store, &networks.attachments())?);
     Ok(done)
 }
 
 /// Brings a network up. A bridge or rules that had to be made anew get what they have lost: the ports of the bridge, those
-/// of the machine, and who may send beyond the usual numbers. Gives the number of the bridge.
+/// of the machine, and who may send beyond the usual numbers. Gives the number of the device
+/// that it stands on.
 fn bring_up(
     store: &Store,
     network: &Definition,
     contexts: impl FnOnce() -> Result<Vec<(u32, String)>>,
 ) -> Result<u32> {
-    if let Some(bridge) = bridge::find(network)? {
-        return Ok(bridge);
+    if let Some(base) = link::find(network)? {
+        return Ok(base);
     }
     let contexts = contexts()?;
     let leases: Vec<u32> = contexts.iter().map(|(lease, _)| *lease).collect();
-    let bridge = bridge::make(network, &leases)?;
+    let base = link::make(network, &leases)?;
     for (lease, id) in contexts {
         rules::admit(network, lease)?;
         if let Some(own) = store.open(&id).ok().and_then(|context| context.state.network) {
             rules::publish(network, lease, &own.ports)?;
         }
     }
-    Ok(bridge)
+    Ok(base)
 }
 
 impl Store {

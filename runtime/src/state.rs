@@ -19,6 +19,7 @@ use vctx_context::namespace::Kind;
 use vctx_context::procfs;
 
 use crate::network::Attached;
+use crate::network::outer::Maker;
 use crate::{Error, Result};
 
 /// Version of what `state.json` holds.
@@ -101,6 +102,9 @@ pub struct State {
     /// What it has of a network of ours.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<Attached>,
+    /// Who has made its network, where we have not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outer: Option<Maker>,
     /// The address of the host that it is held to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shared: Option<std::net::Ipv4Addr>,
@@ -327,6 +331,10 @@ impl State {
             Some(format!("it is of {:?}", state.id))
         } else if let Some(folder) = state.own.iter().find(|folder| !is_plain(folder)) {
             Some(format!("{folder:?} is no folder of a context"))
+        } else if let Some(Maker::Cni { attachments, .. }) = &state.outer
+            && !is_plain(attachments)
+        {
+            Some(format!("{attachments:?} is no folder of attachments"))
         } else if state.cgroup.as_ref().is_some_and(|cgroup| !cgroup.is_sound()) {
             Some("its control group lies outside the hierarchies".into())
         } else {

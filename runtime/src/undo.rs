@@ -10,6 +10,7 @@ use vctx_context::spawn::{Child, reap};
 use vctx_netns::device::Moved;
 
 use crate::network::Attached;
+use crate::network::outer::Maker;
 
 /// Undoes its steps, the last one first, unless it was told to keep them. It goes on over errors: what cannot be undone
 /// now is found by the next `delete` through the state, which is undone last.
@@ -29,6 +30,8 @@ pub(crate) enum Step {
     LetGo(PathBuf, String),
     /// The lease of a context, by its state root and id.
     LeaveNetwork(PathBuf, String, Attached),
+    /// What others have made for its network, by its folder, its id and who they are.
+    EndOuter(PathBuf, String, Maker),
     Kill(Child),
 }
 
@@ -67,6 +70,7 @@ impl Drop for Undo {
                 Step::LeaveNetwork(root, id, attached) => {
                     drop(crate::network::leave(&root, &id, &attached));
                 }
+                Step::EndOuter(folder, id, maker) => drop(crate::network::outer::end(&folder, &id, &maker)),
                 Step::LetGo(root, id) => drop(crate::network::let_go(&root, &id)),
                 Step::Kill(child) => {
                     let _ = rustix::process::pidfd_send_signal(&child.pidfd, Signal::KILL);

@@ -2,7 +2,8 @@
 //! hold them lead nowhere.
 
 use super::paths::Canary;
-use crate::checkpoint::{checkpoint, filter, restore};
+use crate::checkpoint::{checkpoint, restore};
+use crate::checkpoint_again::filter;
 use crate::harness::{Case, Context, Need, case, json, leaks};
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};

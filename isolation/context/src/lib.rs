@@ -17,5 +17,6 @@ pub mod procfs;
 pub mod seccomp;
 pub mod spawn;
 pub mod terminal;
+pub mod watch;
 
 pub use vctx_child as child;

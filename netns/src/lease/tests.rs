@@ -6,11 +6,9 @@ fn pool() -> (tempfile::TempDir, Pool, Definition) {
     let folder = tempfile::TempDir::new().unwrap();
     let network = Definition {
         name: "blue".into(),
-        number: 0,
         v4: Some("10.0.0.0/29".parse().unwrap()),
         v6: Some("fd00::/64".parse().unwrap()),
-        internal: false,
-        mtu: None,
+        ..Definition::default()
     };
     let pool = Pool::new(folder.path(), "blue");
     (folder, pool, network)

@@ -137,7 +137,8 @@ fn check_caller(verb: &'static str) -> Result<()> {
 fn check_kind(context: &Context, spec: &Spec) -> Result<()> {
     let state = &context.state;
     let refuse = |reason| Err(Error::NoCheckpoint { id: state.id.clone(), reason });
-    if !state.own.is_empty() || state.network.is_some() || state.shared.is_some() {
+    let own_network = state.network.is_some() || state.outer.is_some() || state.shared.is_some();
+    if !state.own.is_empty() || own_network {
         return refuse("only a context that was made from a bundle can be restored");
     }
     if !crate::plan::makes_mounts(spec) {

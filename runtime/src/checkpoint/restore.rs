@@ -49,7 +49,7 @@ pub fn restore(store: &Store, mut request: Request, revival: &Revival) -> Result
     let RootFs::Folder(rootfs) = root.clone() else {
         return Err(Error::NoRestore("only a bundle can be restored"));
     };
-    let host = Host::look(&request)?;
+    let host = Host::look(&mut request)?;
     check_namespaces(&request.config.spec, &host)?;
     let folders = Folders::open(&revival.common, LOG)?;
     let filter = create::filter(store, &request.config.spec)?;
