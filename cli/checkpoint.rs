@@ -1,6 +1,8 @@
 //! `vctx checkpoint` and `vctx restore`: from options to what the runtime takes.
 
 use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::ExitCode;
 
 use vctx_context::criu::Groups;
@@ -56,6 +58,7 @@ pub(crate) fn restore(global: &Global, args: RestoreArgs) -> Result<ExitCode, Er
     let request = of_bundle(global, &args.id, &args.bundle, &handles, Start::Now)?;
     let revival = Revival {
         common: common(args.images),
+        standard: standard().map_err(Error::Output)?,
         tcp_close: args.tcp_close,
         lsm_profile: args.lsm_profile,
         lsm_mount_context: args.lsm_mount_context,
@@ -70,6 +73,11 @@ pub(crate) fn restore(global: &Global, args: RestoreArgs) -> Result<ExitCode, Er
     live(global, &foreground, asked, |store, request| {
         vctx_runtime::checkpoint::restore(store, request, &revival)
     })
+}
+
+fn standard() -> io::Result<Vec<OwnedFd>> {
+    let (input, output, error) = (io::stdin(), io::stdout(), io::stderr());
+    [input.as_fd(), output.as_fd(), error.as_fd()].iter().map(BorrowedFd::try_clone_to_owned).collect()
 }
 
 fn common(images: Images) -> Common {

@@ -25,6 +25,8 @@ use crate::{Error, Result};
 pub struct Revival {
     /// What is common with a dump.
     pub common: Common,
+    /// Standard input, output and error, for those of the first process that led out of the context.
+    pub standard: Vec<OwnedFd>,
     /// Connections are closed.
     pub tcp_close: bool,
     /// Security label of the processes.
@@ -78,7 +80,7 @@ pub fn restore(store: &Store, mut request: Request, revival: &Revival) -> Result
     if let Some(images) = &mapped {
         options.images = images.as_raw_fd();
     }
-    let own = standard(&folders, &mut options)?;
+    let own = standard(revival, &folders, &mut options)?;
     let name = || {
         std::ffi::CString::new(mounts::bytes(&rootfs))
             .map_err(|error| Error::state("use", &rootfs)(error.into()))
@@ -170,16 +172,13 @@ fn options(revival: &Revival, folders: &Folders, rootfs: &std::path::Path, host:
 }
 
 /// Our standard descriptors, for those of the first process that led out of the context.
-fn standard(folders: &Folders, options: &mut Options) -> Result<Vec<OwnedFd>> {
+fn standard(revival: &Revival, folders: &Folders, options: &mut Options) -> Result<Vec<OwnedFd>> {
     let mut own = Vec::new();
     for (number, name) in folders.standard()? {
-        let descriptor = match number {
-            0 => std::io::stdin().as_fd().try_clone_to_owned(),
-            1 => std::io::stdout().as_fd().try_clone_to_owned(),
-            _ => std::io::stderr().as_fd().try_clone_to_owned(),
-        };
-        let descriptor =
-            descriptor.map_err(Error::state("pass on", format!("standard descriptor {number}")))?;
+        let Some(descriptor) = revival.standard.get(number) else { continue };
+        let descriptor = descriptor
+            .try_clone()
+            .map_err(Error::state("pass on", format!("standard descriptor {number}")))?;
         options.inherit.push((name, descriptor.as_raw_fd()));
         own.push(descriptor);
     }
