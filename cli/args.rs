@@ -126,8 +126,13 @@ macro_rules! verbs {
 
         impl FromArgMatches for Verb {
             fn from_arg_matches(matches: &ArgMatches) -> Result<Verb, clap::Error> {
-                match matches.subcommand() {
-                    $(Some(($name, matches)) => Ok(Verb::$verb(Box::new($args::from_arg_matches(matches)?))),)*
+                Verb::from_arg_matches_mut(&mut matches.clone())
+            }
+
+            fn from_arg_matches_mut(matches: &mut ArgMatches) -> Result<Verb, clap::Error> {
+                let (name, mut matches) = matches.remove_subcommand().unwrap_or_default();
+                match name.as_str() {
+                    $($name => Ok(Verb::$verb(Box::new($args::from_arg_matches_mut(&mut matches)?))),)*
                     _ => Err(clap::Error::new(clap::error::ErrorKind::MissingSubcommand)),
                 }
             }

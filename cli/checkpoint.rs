@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::process::ExitCode;
 
 use vctx_context::criu::Groups;
 use vctx_runtime::checkpoint::{Common, Dump, Revival};
@@ -13,6 +12,7 @@ use crate::args::{Global, Handles};
 use crate::checkpoint_args::{CgroupsMode, CheckpointArgs, Images, RestoreArgs};
 use crate::create::{of_bundle, store};
 use crate::error::Error;
+use crate::exit::ExitCode;
 use crate::log::Log;
 use crate::native::Native;
 use crate::run::{Foreground, live};

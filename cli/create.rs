@@ -1,7 +1,6 @@
 //! `vctx create`: a context from a bundle, whose program waits for `start`.
 
 use std::path::Path;
-use std::process::ExitCode;
 
 use vctx_netns::Networks;
 use vctx_runtime::config::Config;
@@ -11,6 +10,7 @@ use vctx_storage::Place;
 
 use crate::args::{CgroupManager, CreateArgs, Global, Handles};
 use crate::error::Error;
+use crate::exit::ExitCode;
 use crate::log::Log;
 
 /// Runs the verb.

@@ -1,8 +1,8 @@
 //! What can go wrong in the command line's own part; a variant is a failed step.
 
+use crate::exit::ExitCode;
 use std::io;
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 /// A failure of a command.
 #[derive(Debug, thiserror::Error)]

@@ -1,7 +1,6 @@
 //! `vctx events`: statistics and out-of-memory events, one JSON object a line, as runc prints them.
 
 use std::os::fd::AsFd;
-use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -12,6 +11,7 @@ use vctx_runtime::state::Context;
 use crate::args::{EventsArgs, Global};
 use crate::create::store;
 use crate::error::Error;
+use crate::exit::ExitCode;
 use crate::output;
 
 /// Runs the verb. Without `--stats` it goes on until the context ends.

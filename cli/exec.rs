@@ -1,7 +1,6 @@
 //! `vctx exec`: one more process in a running context.
 
 use std::path::Path;
-use std::process::ExitCode;
 
 use oci_spec::runtime::{Capability, LinuxCapabilities, Process, Spec, User};
 use vctx_context::terminal;
@@ -12,6 +11,7 @@ use vctx_runtime::exec::{Executed, Request, target};
 use crate::args::{ExecArgs, Global};
 use crate::create::store;
 use crate::error::Error;
+use crate::exit::ExitCode;
 use crate::handles;
 use crate::log::Log;
 use crate::supervise::{Signals, Supervisor};

@@ -2,18 +2,16 @@
 //!
 //! It speaks of the build, not of the machine; `info.rs` speaks of the machine.
 
-use std::process::ExitCode;
-
 use serde_json::{Value, json};
 
 use crate::args::{COMMIT, FeaturesArgs, Global, SPEC_VERSION};
 use crate::error::Error;
+use crate::exit::ExitCode;
 use crate::output;
 use crate::values::CAPABILITIES;
 
 /// Mount options that the runtime translates, in order; those of a file system pass through as data and are not here.
-const MOUNT_OPTIONS: [&str; 63] = [
-    "acl",
+const MOUNT_OPTIONS: [&str; 62] = [
     "async",
     "atime",
     "bind",
@@ -27,7 +25,6 @@ const MOUNT_OPTIONS: [&str; 63] = [
     "lazytime",
     "loud",
     "mand",
-    "noacl",
     "noatime",
     "nodev",
     "nodiratime",
@@ -76,6 +73,7 @@ const MOUNT_OPTIONS: [&str; 63] = [
     "symfollow",
     "sync",
     "tmpcopyup",
+    "unbindable",
 ];
 
 /// Print the features as JSON.
@@ -93,19 +91,33 @@ fn features() -> Value {
         "linux": {
             "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"],
             "capabilities": CAPABILITIES.as_slice(),
-            "cgroup": { "v1": true, "v2": true, "systemd": true, "systemdUser": false, "rdma": true },
+            "cgroup": { "v1": true, "v2": true, "systemd": true, "systemdUser": true, "rdma": true },
             "seccomp": seccomp(),
             "apparmor": { "enabled": true },
             "selinux": { "enabled": true },
-            "intelRdt": { "enabled": false },
+            "memoryPolicy": memory_policy(),
+            "intelRdt": { "enabled": false, "schemata": false, "monitoring": false },
             "mountExtensions": { "idmap": { "enabled": true } },
+            "netDevices": { "enabled": true },
         },
+        "potentiallyUnsafeConfigAnnotations": [vctx_runtime::landlock::ANNOTATION],
         "annotations": {
             "io.github.vctx.version": env!("CARGO_PKG_VERSION"),
             "io.github.vctx.commit": COMMIT,
             // The name under which callers look for it.
             "org.opencontainers.runc.checkpoint.enabled": "true",
         },
+    })
+}
+
+/// set_mempolicy(2).
+fn memory_policy() -> Value {
+    json!({
+        "modes": [
+            "MPOL_BIND", "MPOL_DEFAULT", "MPOL_INTERLEAVE", "MPOL_LOCAL", "MPOL_PREFERRED", "MPOL_PREFERRED_MANY",
+            "MPOL_WEIGHTED_INTERLEAVE",
+        ],
+        "flags": ["MPOL_F_NUMA_BALANCING", "MPOL_F_RELATIVE_NODES", "MPOL_F_STATIC_NODES"],
     })
 }
 

@@ -218,6 +218,31 @@ impl FromStr for TimeOffset {
     }
 }
 
+/// A path that the guest may reach, and how: a rule of Landlock.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Landlock {
+    pub(crate) path: String,
+    /// `r`, `rx`, `rw` or `rwx`.
+    pub(crate) access: String,
+}
+
+impl FromStr for Landlock {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        let is_access = |word: &str| word.parse::<vctx_context::landlock::Access>().is_ok();
+        let (path, access) = match text.rsplit_once(':') {
+            Some((path, access)) if is_access(access) => (path, access),
+            _ => (text, "rx"),
+        };
+        if path.starts_with('/') && !path.contains(char::is_control) {
+            Ok(Landlock { path: path.to_owned(), access: access.to_owned() })
+        } else {
+            Err(ValueError::Landlock)
+        }
+    }
+}
+
 /// Which system call filter a guest gets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Seccomp {

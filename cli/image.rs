@@ -6,7 +6,6 @@
 mod registry;
 
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::unistd::geteuid;
@@ -22,6 +21,7 @@ use vctx_storage::place::Place;
 
 use crate::args::Global;
 use crate::error::{self, Error};
+use crate::exit::ExitCode;
 use crate::image_args::{ExportArgs, ExportForm, FsckArgs, GcArgs, ImageVerb, ImportArgs, ListImagesArgs};
 use crate::log::Log;
 use crate::native::own_ids;

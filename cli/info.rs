@@ -4,16 +4,17 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use nix::unistd::{AccessFlags, User, access, getuid};
 use serde::Serialize;
 
+use vctx_context::landlock;
 use vctx_context::probe::{self, Unprivileged};
 
 use crate::args::{COMMIT, Global, InfoArgs, SPEC_VERSION};
 use crate::error::Error;
+use crate::exit::ExitCode;
 use crate::output;
 
 /// The oldest kernel that has every call vctx needs; mount_setattr came last.
@@ -42,6 +43,8 @@ struct Info {
     sub_ids: SubIds,
     /// `None` where the kernel's file cannot be read, as without securityfs.
     seccomp_actions: Option<Vec<String>>,
+    /// `yes`, or why a guest cannot be held by it.
+    landlock: String,
     security_modules: Option<Vec<String>>,
     file_systems: Vec<FileSystem>,
     kvm: Kvm,
@@ -59,6 +62,7 @@ impl Info {
             unprivileged: probe::unprivileged().map_err(Error::Probe)?,
             sub_ids: SubIds::look(),
             seccomp_actions: words("/proc/sys/kernel/seccomp/actions_avail"),
+            landlock: landlock::handled().map_or_else(|error| error.to_string(), |_| "yes".into()),
             security_modules: words("/sys/kernel/security/lsm"),
             file_systems: FILE_SYSTEMS.iter().map(|name| FileSystem::look(name)).collect(),
             kvm: Kvm::look(),
@@ -83,6 +87,7 @@ impl Info {
             row("without root", describe_unprivileged(self.unprivileged).to_owned()),
             row("subordinate ids", self.sub_ids.describe()),
             row("seccomp actions", list(self.seccomp_actions.as_deref())),
+            row("Landlock", self.landlock.clone()),
             row("security modules", list(self.security_modules.as_deref())),
             row("file systems", loaded.join(" ")),
             row("kvm", self.kvm.describe().to_owned()),
@@ -312,12 +317,13 @@ const QEMU: Wanted = Wanted { name: "qemu-system-aarch64", package: "qemu-system
 #[cfg(not(target_arch = "aarch64"))]
 const QEMU: Wanted = Wanted { name: "qemu-system-x86_64", package: "qemu-system-x86", purpose: "domains" };
 
-const PROGRAMS: [Wanted; 6] = [
+const PROGRAMS: [Wanted; 7] = [
     Wanted { name: "newuidmap", package: "uidmap", purpose: "ranges of user ids without root" },
     Wanted { name: "newgidmap", package: "uidmap", purpose: "ranges of group ids without root" },
     Wanted { name: "criu", package: "criu", purpose: "checkpoint and restore" },
     Wanted { name: "nft", package: "nftables", purpose: "networks with address translation" },
-    Wanted { name: "slirp4netns", package: "slirp4netns", purpose: "networks without root" },
+    Wanted { name: "pasta", package: "passt", purpose: "networks without root" },
+    Wanted { name: "slirp4netns", package: "slirp4netns", purpose: "the same, where pasta is missing" },
     QEMU,
 ];
 

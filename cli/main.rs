@@ -3,17 +3,23 @@
 //! Exit codes: the guest's own for `run` and `exec`; our own failures are 125 for `run` and `info` (as the engines' own
 //! `run`), 255 for `exec` and 1 for the other verbs of OCI (as runc).
 
+#![cfg_attr(not(test), no_main)]
+
 mod args;
 mod argv;
 mod checkpoint;
 mod checkpoint_args;
 mod create;
+#[cfg(not(test))]
+mod entry;
 mod error;
 mod events;
 mod exec;
+mod exit;
 mod features;
 mod grants;
 mod handles;
+mod heap;
 mod image;
 mod image_args;
 mod info;
@@ -32,25 +38,34 @@ mod values;
 mod verbs;
 
 use std::ffi::OsString;
-use std::process::ExitCode;
+use std::mem::ManuallyDrop;
 
 use clap::{CommandFactory, FromArgMatches};
 
 use args::{Cli, Global, Verb};
 use error::Error;
+use exit::ExitCode;
+use heap::Heap;
 use log::Log;
 
-fn main() -> ExitCode {
+#[global_allocator]
+static HEAP: Heap = Heap::new();
+
+#[cfg_attr(test, allow(dead_code, reason = "the tests have a main of their own"))]
+fn run() -> ExitCode {
     let words: Vec<OsString> = std::env::args_os().collect();
     // The verbs that put a child of ours before guests make sure of this themselves. Where the process has to start
     // anew, it does so before it has read anything; a word that only looks like a verb costs one system call.
     if words.iter().any(|word| word == "run" || word == "create" || word == "exec") {
         let _ = vctx_context::exe::protect();
     }
-    let mut command = Cli::command();
-    let argv = argv::normalise(words, &mut command);
-    let failure = failure_code(&argv, &command);
-    let cli = match command.try_get_matches_from(&argv).and_then(|matches| Cli::from_arg_matches(&matches)) {
+    run_args::expect(&words);
+    let mut parsed = parse(&words);
+    if parsed.cli.is_err() && run_args::expect_all() {
+        parsed = parse(&words);
+    }
+    let Parsed { argv, failure, cli } = parsed;
+    let cli = match cli {
         Ok(cli) => cli,
         Err(usage) => return print_usage(&usage, failure),
     };
@@ -64,6 +79,24 @@ fn main() -> ExitCode {
             error.exit_code(verb_exits_as_guest).unwrap_or(failure)
         }
     }
+}
+
+/// What the words ask for, or what clap has to say of them.
+struct Parsed {
+    argv: Vec<OsString>,
+    failure: ExitCode,
+    cli: Result<Cli, clap::Error>,
+}
+
+fn parse(words: &[OsString]) -> Parsed {
+    // To take it apart would be work for nothing: the process ends soon.
+    let mut command = ManuallyDrop::new(Cli::command());
+    let argv = argv::normalise(words.to_vec(), &mut command);
+    let failure = failure_code(&argv, &command);
+    let cli = command
+        .try_get_matches_from_mut(&argv)
+        .and_then(|mut matches| Cli::from_arg_matches_mut(&mut matches));
+    Parsed { argv, failure, cli }
 }
 
 fn act(global: &Global, verb: Verb) -> Result<ExitCode, Error> {

@@ -1,7 +1,6 @@
 //! `vctx network`: define networks, show them, remove them, repair them.
 
 use std::collections::HashMap;
-use std::process::ExitCode;
 
 use serde_json::{Value, json};
 use vctx_netns::cni::Configuration;
@@ -11,6 +10,7 @@ use vctx_runtime::network::prune;
 use crate::args::Global;
 use crate::create::{networks, store};
 use crate::error::Error;
+use crate::exit::ExitCode;
 use crate::network_args::{NetworkCreateArgs, NetworkLsArgs, NetworkVerb};
 use crate::output;
 

@@ -1,7 +1,6 @@
 //! `vctx run`: a context from creation to its end.
 
 use std::path::Path;
-use std::process::ExitCode;
 
 use vctx_context::terminal;
 use vctx_runtime::create::{Console, Created, Request, Start, wants_terminal};
@@ -10,6 +9,7 @@ use vctx_runtime::state::Store;
 use crate::args::Global;
 use crate::create::{of_bundle, store};
 use crate::error::Error;
+use crate::exit::ExitCode;
 use crate::handles;
 use crate::log::Log;
 use crate::native::Native;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::process::{Command, ExitCode};
+use std::process::Command;
 use std::time::{Duration, UNIX_EPOCH};
 
 use serde::Serialize;
@@ -12,6 +12,7 @@ use vctx_runtime::state::{Context, Status};
 use crate::args::{Format, Global, ListArgs, PsArgs, StateArgs};
 use crate::create::store;
 use crate::error::Error;
+use crate::exit::ExitCode;
 use crate::output;
 
 /// A context as runc prints it: the state of the specification, and what its callers have come to expect beside.

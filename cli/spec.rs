@@ -2,13 +2,13 @@
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};
-use std::process::ExitCode;
 
 use nix::unistd::{getegid, geteuid};
 use serde_json::{Value, json};
 
 use crate::args::{Global, SPEC_VERSION, SpecArgs};
 use crate::error::Error;
+use crate::exit::ExitCode;
 
 /// Write config.json into the bundle's folder; an existing one is never touched.
 pub(crate) fn run(_: &Global, args: SpecArgs) -> Result<ExitCode, Error> {

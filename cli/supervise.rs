@@ -2,7 +2,6 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::process::ExitCode;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -16,6 +15,7 @@ use vctx_context::spawn::{Child, send_signal};
 use vctx_context::terminal;
 
 use crate::error::Error;
+use crate::exit::ExitCode;
 
 /// The signals of this process, taken before the guest exists, so that none is lost.
 pub(crate) struct Signals {

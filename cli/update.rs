@@ -3,13 +3,13 @@
 use std::fs;
 use std::io::{self, Read};
 use std::path::Path;
-use std::process::ExitCode;
 
 use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxPids, LinuxResources};
 
 use crate::args::{Global, UpdateArgs};
 use crate::create::store;
 use crate::error::Error;
+use crate::exit::ExitCode;
 
 /// Runs the verb.
 pub(crate) fn run(global: &Global, args: UpdateArgs) -> Result<ExitCode, Error> {
@@ -29,7 +29,8 @@ fn read(path: &Path) -> Result<LinuxResources, Error> {
     } else {
         bytes = fs::read(path).map_err(fail)?;
     }
-    serde_json::from_slice(&bytes).map_err(|source| Error::ParseResources { path: path.to_owned(), source })
+    vctx_runtime::update::parse(&bytes)
+        .map_err(|source| Error::ParseResources { path: path.to_owned(), source })
 }
 
 fn from_options(args: &UpdateArgs) -> Result<LinuxResources, Error> {

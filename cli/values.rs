@@ -57,6 +57,8 @@ pub(crate) enum ValueError {
         "expected seccomp=FILE|unconfined, no-new-privileges[:true|false], apparmor=PROFILE or label=LABEL"
     )]
     SecurityOpt,
+    #[error("expected PATH[:r|rx|rw|rwx], PATH absolute and of the context")]
+    Landlock,
     #[error(
         "expected DEVICE:rbps=N,wbps=N,riops=N,wiops=N with at least one limit, DEVICE a path or MAJOR:MINOR"
     )]

@@ -1,13 +1,12 @@
 //! The verbs that act on a context and print nothing: start, kill, delete, pause, resume.
 
-use std::process::ExitCode;
-
 use vctx_runtime::kill::Scope;
 use vctx_runtime::{delete, kill, pause, start};
 
 use crate::args::{DeleteArgs, Global, KillArgs, PauseArgs, ResumeArgs, StartArgs};
 use crate::create::store;
 use crate::error::Error;
+use crate::exit::ExitCode;
 use crate::log::Log;
 
 /// `vctx start`.

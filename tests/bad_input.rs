@@ -16,6 +16,7 @@ pub fn cases() -> Vec<Case> {
         case!(deep_nesting_is_refused_or_passed_over),
         case!(a_huge_configuration_is_refused),
         case!(a_key_that_is_given_twice_is_refused),
+        case!(an_update_with_one_wrong_limit_changes_none),
         case!(what_the_kernel_cannot_enforce_is_refused),
         case!(a_memory_limit_below_what_a_start_needs_is_named),
         case!(a_truncated_configuration_is_refused_at_every_length),
@@ -48,6 +49,8 @@ fn a_wrong_type_is_refused_by_name() {
         ("/process/args/0", json!(7), "process.args[0]"),
         ("/process/env", json!({}), "process.env"),
         ("/process/cwd", json!(false), "process.cwd"),
+        ("/process/user", json!([0, 0]), "process.user"),
+        ("/process/user", json!({ "gid": 0 }), "process.user"),
         ("/process/user/uid", json!("root"), "process.user.uid"),
         ("/process/user/uid", json!(4_294_967_296_u64), "process.user.uid"),
         ("/process/user/additionalGids", json!([-1]), "process.user.additionalGids[0]"),
@@ -95,7 +98,6 @@ fn a_wrong_value_is_refused_by_name() {
         ("/process/oomScoreAdj", json!(1001), "process.oomScoreAdj"),
         ("/process/rlimits", json!([limit(2, 1)]), "process.rlimits[0]"),
         ("/process/rlimits", json!([limit(1, 1), limit(1, 1)]), "process.rlimits[1]"),
-        ("/process/consoleSize", json!({ "height": 70_000, "width": 1 }), "process.consoleSize"),
         ("/process/ioPriority", json!({ "class": "IOPRIO_CLASS_RT", "priority": 9 }), "process.ioPriority"),
         ("/process/scheduler", json!({ "policy": "SCHED_ISO" }), "process.scheduler.policy"),
         ("/hostname", json!("a".repeat(65)), "hostname"),
@@ -164,7 +166,7 @@ fn a_hook_that_cannot_run_is_refused_before_the_start() {
 }
 
 fn a_version_that_is_none_is_refused() {
-    for version in ["", "2.0.0", "0.9", "one", "1", "v1.0.0", "-1.0.0"] {
+    for version in ["", "2.0.0", "0.9", "one", "1", "1.2", "v1.0.0", "-1.0.0"] {
         refused(&[("/ociVersion", json!(version), "ociVersion")]);
     }
 }
@@ -246,6 +248,25 @@ fn a_key_that_is_given_twice_is_refused() {
     spoiled(&twice).refused_with(&["duplicate field `hostname`"]);
 }
 
+fn an_update_with_one_wrong_limit_changes_none() {
+    let mut context = Context::new();
+    context.args(&["sleep", "1000"]);
+    context.set("/linux/resources/pids", json!({ "limit": 77 }));
+    context.launch();
+    for (limits, word) in [
+        (r#"{"pids":{"limit":5},"unified":{"../x":"1"}}"#, "linux.resources.unified"),
+        (r#"{"pids":{"limit":5},"cpu":{"idle":7}}"#, "linux.resources.cpu.idle"),
+        (r#"{"pids":[5]}"#, "sequence"),
+    ] {
+        let mut update = context.command();
+        update.args(["update", "--resources", "-", &context.id]);
+        command::run_with(&mut update, limits.as_bytes(), command::BOUND).refused_with(&[word]);
+    }
+    let stats = context.call(&["events", "--stats", &context.id]).ok().stdout;
+    let stats: Value = serde_json::from_str(&stats).unwrap();
+    assert_eq!(stats["data"]["pids"]["limit"], json!(77), "{stats}");
+}
+
 fn a_truncated_configuration_is_refused_at_every_length() {
     let context = Context::new();
     let whole = context.spec.to_string();
@@ -277,10 +298,17 @@ fn what_the_kernel_cannot_enforce_is_refused() {
         context.exec(&["--apparmor", "some-profile"], &["true"]).refused_with(&["apparmor is not enabled"]);
     }
     if !std::path::Path::new("/sys/fs/selinux/enforce").exists() {
-        refused(&[
-            ("/process/selinuxLabel", json!("system_u:system_r:container_t:s0"), "process.selinuxLabel"),
-            ("/linux/mountLabel", json!("system_u:object_r:container_file_t:s0"), "linux.mountLabel"),
-        ]);
+        refused(&[(
+            "/process/selinuxLabel",
+            json!("system_u:system_r:container_t:s0"),
+            "process.selinuxLabel",
+        )]);
+        // It confines nobody: where nobody is confined, nothing is lost by passing it over.
+        let mut context = Context::sh("touch /dev/shm/x && echo fine");
+        context.set("/linux/mountLabel", json!("system_u:object_r:container_file_t:s0"));
+        let output = context.run().ok();
+        assert_eq!(output.line(), "fine");
+        assert!(output.stderr.contains("linux.mountLabel: passing over"), "{}", output.stderr);
     }
     refused(&[("/linux/intelRdt", json!({ "closID": "guaranteed" }), "linux.intelRdt")]);
     // Empty is how some engines say that there is none.

@@ -60,12 +60,21 @@ fn features_says_what_engines_look_for() {
     has("/hooks", "createRuntime");
     has("/mountOptions", "rro");
     has("/mountOptions", "idmap");
+    has("/mountOptions", "unbindable");
+    has("/linux/memoryPolicy/modes", "MPOL_BIND");
+    has("/potentiallyUnsafeConfigAnnotations", "io.github.vctx.landlock");
     has("/linux/namespaces", "user");
     has("/linux/capabilities", "CAP_SYS_ADMIN");
     has("/linux/seccomp/actions", "SCMP_ACT_NOTIFY");
     has("/linux/seccomp/knownFlags", "SECCOMP_FILTER_FLAG_LOG");
-    for pointer in ["/linux/cgroup/v1", "/linux/cgroup/v2", "/linux/cgroup/systemd", "/linux/seccomp/enabled"]
-    {
+    for pointer in [
+        "/linux/cgroup/v1",
+        "/linux/cgroup/v2",
+        "/linux/cgroup/systemd",
+        "/linux/cgroup/systemdUser",
+        "/linux/netDevices/enabled",
+        "/linux/seccomp/enabled",
+    ] {
         assert_eq!(features.pointer(pointer), Some(&json!(true)), "{pointer}");
     }
     assert!(features["ociVersionMin"].is_string() && features["ociVersionMax"].is_string());

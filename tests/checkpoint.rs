@@ -313,6 +313,11 @@ fn what_cannot_be_restored_is_not_checkpointed() {
     shared.launch();
     checkpoint(&shared, &[]).refused_with(&["mount namespace"]);
     restore(&shared, &[]).refused();
+    // criu would leave the rules away.
+    let mut held = counting();
+    held.set("/annotations", json!({ "io.github.vctx.landlock": "rx /" }));
+    checkpoint(&held, &[]).ok();
+    restore(&held, &[]).refused_with(&["Landlock"]);
     let native = Context::new();
     run(native.command().args(["run", "-d", "--name", &native.id, "host", "--", "sleep", "1000"])).ok();
     checkpoint(&native, &[]).refused_with(&["from a bundle"]);

@@ -9,6 +9,7 @@ pub fn cases() -> Vec<Case> {
         case!(the_usual_mounts_are_there),
         case!(the_hosts_mounts_and_files_are_not_visible),
         case!(mount_flags_are_applied),
+        case!(every_option_that_features_lists_is_taken).needs(Need::Vctx),
         case!(a_tmpfs_has_its_size_and_mode),
         case!(a_tmpfs_takes_the_mode_of_the_folder_it_covers).differs("crun", "1.8 takes 1777"),
         case!(tmpcopyup_copies_the_covered_files),
@@ -72,6 +73,25 @@ fn mount_flags_are_applied() {
     flags.sort_unstable();
     assert_eq!(flags, ["noatime", "nodev", "noexec", "nosuid", "rw"]);
     assert!(two.split(',').any(|flag| flag == "ro"), "{two}");
+}
+
+/// By a new file system and by a bind, each in a mount of its own.
+fn every_option_that_features_lists_is_taken() {
+    let features = Context::new().call(&["features"]).ok().stdout;
+    let features: serde_json::Value = serde_json::from_str(&features).unwrap();
+    let options: Vec<&str> =
+        features["mountOptions"].as_array().unwrap().iter().map(|one| one.as_str().unwrap()).collect();
+    assert!(options.len() > 60, "{options:?}");
+    let mut context = Context::sh("grep -c ' /fs/' /proc/mounts; grep -c ' /bind/' /proc/mounts");
+    let source = context.dir.join("source");
+    fs::create_dir(&source).unwrap();
+    let of_binds = ["bind", "rbind", "idmap", "ridmap"];
+    for option in options.iter().filter(|option| !of_binds.contains(option)) {
+        context.mount(&format!("/fs/{option}"), "tmpfs", "tmpfs", &[option]);
+        context.bind(&format!("/bind/{option}"), &source, &["bind", option]);
+    }
+    let count = options.len() - of_binds.len();
+    assert_eq!(context.prints(), format!("{count}\n{count}"));
 }
 
 fn a_tmpfs_has_its_size_and_mode() {

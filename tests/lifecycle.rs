@@ -9,6 +9,7 @@ pub fn cases() -> Vec<Case> {
         case!(a_context_goes_from_created_to_running_to_stopped),
         case!(state_prints_the_fields_of_the_specification),
         case!(create_does_not_run_the_program),
+        case!(a_context_without_a_process_is_created_and_not_started).needs(Need::Vctx),
         case!(create_writes_the_pid_file),
         case!(a_deleted_context_is_unknown_and_its_id_free_again),
         case!(delete_force_kills_a_running_context),
@@ -70,6 +71,30 @@ fn create_does_not_run_the_program() {
     context.start().ok();
     context.wait_stopped();
     assert!(context.root("ran").exists());
+}
+
+fn a_context_without_a_process_is_created_and_not_started() {
+    let mut context = Context::new();
+    context.spec.as_object_mut().unwrap().remove("process");
+    command::run(&mut context.bundle_command("run", &[])).refused_with(&["process: is missing"]);
+    context.assert_nothing_left();
+    context.create().ok();
+    let pid = context.pid();
+    for _ in 0..2 {
+        context.start().refused_with(&["has no process"]);
+        assert_eq!((context.status().as_str(), context.pid()), ("created", pid));
+    }
+    // What waits is inside, and may do nothing there.
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    for line in ["CapPrm:\t0000000000000000", "CapBnd:\t0000000000000000", "CapInh:\t0000000000000000"] {
+        assert!(status.contains(line), "no {line:?} in {status}");
+    }
+    context.exec(&[], &["true"]).refused();
+    context.kill("KILL").ok();
+    context.wait_stopped();
+    context.start().refused_with(&["stopped"]);
+    context.delete().ok();
+    context.assert_nothing_left();
 }
 
 fn create_writes_the_pid_file() {

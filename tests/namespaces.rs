@@ -193,7 +193,7 @@ fn a_new_network_namespace_has_only_loopback() {
 }
 
 fn processes_of_the_host_are_not_visible() {
-    assert_eq!(Context::sh("ls /proc | grep -c '^[0-9]'").prints(), "3");
+    assert_eq!(Context::sh("echo /proc/[0-9]*").prints(), "/proc/1");
     let context = Context::new();
     assert!(context.root("bin/sh").exists());
 }

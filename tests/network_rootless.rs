@@ -13,6 +13,7 @@ pub fn cases() -> Vec<Case> {
     let cases = vec![
         case!(an_ordinary_user_reaches_the_outside_and_is_reached_by_ports),
         case!(the_loopback_of_the_host_is_not_reached),
+        case!(names_are_asked_of_the_hosts_server_even_on_its_loopback).needs(Need::Path("/usr/bin/python3")),
         case!(the_program_ends_with_a_context_that_ends_by_itself),
         case!(the_program_goes_whatever_was_killed),
         case!(a_context_outlives_its_program),
@@ -176,6 +177,31 @@ fn the_loopback_of_the_host_is_not_reached() {
             let seen = user.start(&["--rm", "--net", program], &script);
             assert_eq!(seen.stdout, "", "{program} reaches {address}");
         }
+    }
+    let _ = server.kill();
+    let _ = server.wait();
+}
+
+fn names_are_asked_of_the_hosts_server_even_on_its_loopback() {
+    let user = User::new();
+    // Whatever is asked for has the address 192.0.2.99.
+    let script = "import socket\n\
+        s=socket.socket(socket.AF_INET,socket.SOCK_DGRAM); s.bind(('127.0.0.1',53))\n\
+        while True:\n \
+          q,a=s.recvfrom(512); e=12\n \
+          while q[e]: e+=q[e]+1\n \
+          s.sendto(q[:2]+bytes.fromhex('81800001000100000000')+q[12:e+5]+bytes.fromhex('c00c00010001000000010004c0000263'),a)\n";
+    let mut server = user.host.inside("python3").args(["-c", script]).stdin(Stdio::null()).spawn().unwrap();
+    eventually("the server", 10, || {
+        run(user.host.inside("ss").args(["-uln"])).stdout.contains("127.0.0.1:53").then_some(())
+    });
+    let usual = user.folder.join("resolv.conf");
+    fs::write(&usual, "nameserver 127.0.0.1\nsearch here.example\n").unwrap();
+    let mounts = format!("{}; mount --bind {} /etc/resolv.conf", user.tunnel(), usual.display());
+    for program in PROGRAMS {
+        let mut command = user.vctx(&mounts);
+        command.args(["run", "--rm", "--net", program, "host", "--", "getent", "ahostsv4", "some.name"]);
+        assert!(run(&mut command).ok().stdout.contains("192.0.2.99"), "{program}");
     }
     let _ = server.kill();
     let _ = server.wait();

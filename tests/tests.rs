@@ -28,6 +28,7 @@ mod host_run;
 mod idmapped;
 mod images;
 mod invariants;
+mod landlock;
 mod lifecycle;
 mod namespaces;
 mod net_devices;
@@ -64,6 +65,7 @@ fn main() {
     suites.add("invariants", &[SOURCE], invariants::cases());
     suites.add("lifecycle", &[Root], lifecycle::cases());
     suites.add("refusals", &[Root], refusals::cases());
+    suites.add("landlock", &[Root], landlock::cases());
     suites.add("calls", &[Root], calls::cases());
     suites.add("bad_input", &[Root], bad_input::cases());
     suites.add("conformance", &[SOURCE], conformance::cases());

@@ -271,7 +271,7 @@ fn annotations(args: &RunArgs, target: &Target) -> HashMap<String, String> {
     let signal = signal.map(|signal| ("org.opencontainers.image.stopSignal".to_owned(), signal.to_owned()));
     let labels = process.label.iter().map(|one| (format!("vctx.label.{}", one.key), one.value.clone()));
     let target = ("vctx.target".into(), target.to_string());
-    pairs(std::iter::once(target).chain(signal).chain(asked).chain(labels))
+    pairs(std::iter::once(target).chain(signal).chain(asked).chain(labels).chain(security::landlock(args)))
 }
 
 /// Asked for, or that of a share, or the image's.

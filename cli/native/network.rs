@@ -24,7 +24,7 @@ pub(super) fn wanted(global: &Global, args: &RunArgs, name: &str) -> Result<Opti
         return Ok(None);
     }
     let Network::Named(network) = &args.mounts.net else {
-        return match &args.mounts {
+        return match &*args.mounts {
             Mounts { ip: Some(_), .. } => Err(NativeError::NeedsNetwork("--ip").into()),
             mounts if !mounts.publish.is_empty() => Err(NativeError::NeedsNetwork("--publish").into()),
             _ => Ok(None),

@@ -21,7 +21,7 @@ pub(super) fn wanted(
     name: &str,
     ids: &Ids,
 ) -> Result<Option<Wanted>, Error> {
-    let Mounts { net, publish, .. } = &args.mounts;
+    let Mounts { net, publish, .. } = &*args.mounts;
     let is_ordinary = ids.mappings.is_some();
     let program = match net {
         Network::Cni(_) if is_ordinary => return Err(NativeError::NeedsRoot("--net cni:NAME").into()),
@@ -49,7 +49,7 @@ pub(super) fn wanted(
 
 fn cni(global: &Global, args: &RunArgs, name: &str, configuration: &str) -> Result<Wanted, Error> {
     let configuration = Configuration::find(configuration)?;
-    let Mounts { ip, publish, .. } = &args.mounts;
+    let Mounts { ip, publish, .. } = &*args.mounts;
     cni::check(&configuration, publish)?;
     let hostname = args.process.hostname.iter().filter(|hostname| *hostname != name);
     Ok(Wanted::Cni {

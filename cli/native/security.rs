@@ -67,6 +67,13 @@ pub(super) fn labels(args: &RunArgs, process: &mut Value) {
     }
 }
 
+/// The rules of Landlock, as the annotation that asks for them.
+pub(super) fn landlock(args: &RunArgs) -> Option<(String, String)> {
+    let line = |rule: &crate::grants::Landlock| format!("{} {}\n", rule.access, rule.path);
+    let rules: String = args.security.landlock.iter().map(line).collect();
+    (!rules.is_empty()).then(|| (vctx_runtime::landlock::ANNOTATION.to_owned(), rules))
+}
+
 /// The profile of the system call filter. The default one is the key of a program that is in the binary.
 pub(super) fn filter(args: &RunArgs, capabilities: u64) -> Result<Option<LinuxSeccomp>, Error> {
     let security = &args.security;
@@ -88,7 +95,7 @@ fn read_profile(option: &'static str, path: &Path, capabilities: u64) -> Result<
     let bytes = fs::read(path).map_err(fail)?;
     let mut profile: Value = serde_json::from_slice(&bytes).map_err(|error| fail(error.into()))?;
     decide(&mut profile, capabilities);
-    Ok(serde_json::from_value(profile).map_err(|error| fail(error.into()))?)
+    Ok(vctx_runtime::config::seccomp_profile(profile).map_err(|error| fail(error.into()))?)
 }
 
 /// Turns `archMap` into a list, and keeps the rules whose `includes` hold and whose `excludes` do not.

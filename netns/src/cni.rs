@@ -201,7 +201,7 @@ impl Attachment {
         self.busy = true;
         attachments.write(self)?;
         for plugin in self.configuration.plugins.clone() {
-            let said = self.call(Verb::Add, &plugin)?;
+            let said = self.call(Verb::Add, &plugin, &self.netns)?;
             let kind = kind(&plugin);
             let name = || self.configuration.name.clone();
             let said =
@@ -223,7 +223,10 @@ impl Attachment {
         if !knows || self.result.is_none() {
             return Ok(());
         }
-        self.configuration.plugins.iter().try_for_each(|plugin| self.call(Verb::Check, plugin).map(drop))
+        self.configuration
+            .plugins
+            .iter()
+            .try_for_each(|plugin| self.call(Verb::Check, plugin, &self.netns).map(drop))
     }
 
     /// Has the plugins take away what they have made, the last one first. All are asked, also after one that fails.
@@ -238,7 +241,12 @@ impl Attachment {
         }
         let mut result = Ok(());
         for plugin in self.configuration.plugins.iter().rev() {
-            let deleted = self.call(Verb::Delete, plugin).map(drop);
+            let mut deleted = self.call(Verb::Delete, plugin, &self.netns).map(drop);
+            if deleted.is_err() && self.busy {
+                // One that was killed half way finds less there than it looks for. Without a namespace it gives back what
+                // it can.
+                deleted = self.call(Verb::Delete, plugin, Path::new("")).map(drop);
+            }
             result = result.and(deleted);
         }
         result.map_err(|error| Error::Undeleted {
@@ -279,7 +287,7 @@ impl Attachment {
         Some(text)
     }
 
-    fn call(&self, verb: Verb, plugin: &Map<String, Value>) -> Result<Option<Value>> {
+    fn call(&self, verb: Verb, plugin: &Map<String, Value>, netns: &Path) -> Result<Option<Value>> {
         let mut text = plugin.clone();
         text.insert("cniVersion".into(), self.configuration.version.clone().into());
         text.insert("name".into(), self.configuration.name.clone().into());
@@ -304,7 +312,7 @@ impl Attachment {
             .filter(|_| verb == Verb::Add || self.configuration.version.as_str() >= "0.4.0");
         text.extend(before.map(|result| ("prevResult".to_owned(), result.clone())));
         // A namespace that is gone is none (specification, "DEL").
-        let netns = if self.netns.exists() { self.netns.clone() } else { PathBuf::new() };
+        let netns = if netns.exists() { netns } else { Path::new("") };
         let arguments = match address.filter(|_| !capable("ips")) {
             Some(address) => format!("IgnoreUnknown=1;IP={address}"),
             None => "IgnoreUnknown=1".into(),

@@ -8,9 +8,10 @@ use crate::network::{DEFAULT, is_name};
 use crate::usermode::Program;
 
 /// A kind of network.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Network {
     /// A namespace of its own with loopback only.
+    #[default]
     None,
     /// The host's.
     Host,

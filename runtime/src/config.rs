@@ -4,10 +4,11 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{Process, Spec};
+use oci_spec::runtime::{LinuxSeccomp, Process, Spec};
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::{Error, Result};
+use crate::{Error, Result, strict};
 
 /// A configuration, with its original bytes: what is kept is never a re-serialisation.
 #[derive(Debug)]
@@ -53,8 +54,7 @@ impl Config {
 
     /// The bytes that `path` holds.
     pub(crate) fn parse(bytes: Vec<u8>, path: &Path) -> Result<Config> {
-        let (spec, unknown_capabilities) =
-            parse(&bytes).map_err(|error| refused::<Spec>(&bytes, path.into(), error))?;
+        let (spec, unknown_capabilities) = understand(&bytes, path, normalise)?;
         Ok(Config { bytes, spec, unknown_capabilities })
     }
 
@@ -81,12 +81,17 @@ impl Config {
 /// As [`Config::of_bundle`].
 pub fn read_process(path: &Path) -> Result<ProcessConfig> {
     let bytes = read(path)?;
-    let (process, unknown_capabilities) = match serde_json::from_slice(&bytes) {
-        Ok(process) => (process, Vec::new()),
-        Err(first) => normalised(&bytes, normalise_process)
-            .ok_or_else(|| refused::<Process>(&bytes, path.into(), first))?,
-    };
+    let (process, unknown_capabilities) = understand(&bytes, path, normalise_process)?;
     Ok(ProcessConfig { process, unknown_capabilities })
+}
+
+/// Reads a seccomp profile, as `linux.seccomp` has it.
+///
+/// # Errors
+///
+/// Says what is wrong with it.
+pub fn seccomp_profile(profile: Value) -> serde_json::Result<LinuxSeccomp> {
+    strict::from_value(profile).map_err(serde_path_to_error::Error::into_inner)
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {
@@ -101,33 +106,36 @@ fn read(path: &Path) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn parse(bytes: &[u8]) -> serde_json::Result<(Spec, Vec<String>)> {
-    // What the package does not know is taken out only when it gets in the way: the good case is parsed once.
-    match serde_json::from_slice(bytes) {
-        Ok(spec) => Ok((spec, Vec::new())),
-        Err(first) => normalised(bytes, normalise).ok_or(first),
-    }
-}
-
-/// The error with the field that it is about, for which the text is read once more.
-fn refused<T: serde::de::DeserializeOwned>(bytes: &[u8], path: PathBuf, source: serde_json::Error) -> Error {
-    let mut reader = serde_json::Deserializer::from_slice(bytes);
-    let found = serde_path_to_error::deserialize::<_, T>(&mut reader).err();
-    let field = found.map(|error| error.path().to_string()).filter(|path| path != ".");
-    Error::ParseConfig { path, field: field.map_or_else(String::new, |field| format!(" in {field}")), source }
-}
-
-fn normalised<T: serde::de::DeserializeOwned>(
+/// What the text says, and the unknown capabilities in it. What the package does not know is taken out only when it gets in
+/// the way: the good case is parsed once, and only an error costs a second reading, which finds its field.
+fn understand<T: DeserializeOwned>(
     bytes: &[u8],
+    path: &Path,
     change: impl Fn(&mut Value) -> Vec<String>,
-) -> Option<(T, Vec<String>)> {
-    let mut value: Value = serde_json::from_slice(bytes).ok()?;
-    let before = value.clone();
-    let unknown_capabilities = change(&mut value);
-    if value == before {
-        return None;
+) -> Result<(T, Vec<String>)> {
+    let source = match strict::from_slice(bytes) {
+        Ok(whole) => return Ok((whole, Vec::new())),
+        Err(source) => source,
+    };
+    let refused = |field: Option<String>, source| {
+        // What is missing has no place of its own: the path then ends in a question mark.
+        let place = field.as_deref().map(|field| field.trim_end_matches(".?"));
+        let named = place.filter(|field| !matches!(*field, "." | "?"));
+        let field = named.map_or_else(String::new, |field| format!(" in {field}"));
+        Error::ParseConfig { path: path.into(), field, source }
+    };
+    let changed = serde_json::from_slice::<Value>(bytes).ok().and_then(|before| {
+        let mut value = before.clone();
+        let unknown_capabilities = change(&mut value);
+        (value != before).then_some((value, unknown_capabilities))
+    });
+    let Some((value, unknown_capabilities)) = changed else {
+        return Err(refused(strict::locate::<T>(bytes).map(|error| error.path().to_string()), source));
+    };
+    match strict::from_value(value) {
+        Ok(whole) => Ok((whole, unknown_capabilities)),
+        Err(error) => Err(refused(Some(error.path().to_string()), error.into_inner())),
     }
-    Some((serde_json::from_value(value).ok()?, unknown_capabilities))
 }
 
 /// Takes out what newer callers write and the package refuses: unknown capabilities, whose names are given (the
@@ -167,19 +175,35 @@ fn normalise_process(process: &mut Value) -> Vec<String> {
 mod tests {
     use super::*;
 
+    fn parse(text: &str) -> Result<(Spec, Vec<String>)> {
+        understand(text.as_bytes(), "config.json".as_ref(), normalise)
+    }
+
     #[test]
     fn an_unknown_capability_is_left_out_and_the_others_stay() {
         let text = r#"{"ociVersion":"1.2.0","process":{"user":{"uid":0,"gid":0},"cwd":"/","args":["a"],
             "capabilities":{"bounding":["CAP_KILL","CAP_SHRUBBERY"],"effective":["CAP_SHRUBBERY"]}}}"#;
-        let (spec, unknown) = parse(text.as_bytes()).unwrap();
+        let (spec, unknown) = parse(text).unwrap();
         assert_eq!(unknown, ["CAP_SHRUBBERY"]);
         let capabilities = spec.process().as_ref().unwrap().capabilities().as_ref().unwrap();
         assert_eq!(capabilities.bounding().as_ref().unwrap().len(), 1);
+        // What is wrong beside it is what the error names.
+        let error = parse(&text.replace(r#""cwd":"/""#, r#""cwd":7"#)).unwrap_err();
+        assert!(error.to_string().ends_with("in process.cwd"), "{error}");
+    }
+
+    #[test]
+    fn a_missing_field_is_named_with_its_object() {
+        let error = parse(r#"{"ociVersion":"1.0.0","process":{"cwd":"/","user":{"gid":0}}}"#).unwrap_err();
+        assert!(error.to_string().ends_with("in process.user"), "{error}");
+        assert!(std::error::Error::source(&error).unwrap().to_string().contains("`uid`"));
     }
 
     #[test]
     fn the_error_of_a_wrong_type_says_where_it_is() {
-        let error = parse(br#"{"ociVersion":"1.0.0","root":{"path":7}}"#).unwrap_err();
-        assert!(error.to_string().contains("column"), "{error}");
+        let error = parse(r#"{"ociVersion":"1.0.0","root":{"path":7}}"#).unwrap_err();
+        assert!(error.to_string().ends_with("in root.path"), "{error}");
+        let cause = std::error::Error::source(&error).unwrap().to_string();
+        assert!(cause.contains("column"), "{cause}");
     }
 }

@@ -8,21 +8,20 @@ use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bumpalo::Bump;
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{LinuxResources, Spec};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
 use rustix::process::geteuid;
-use vctx_context::cgroup::{Cgroup, Join};
+use vctx_context::cgroup::Cgroup;
 use vctx_context::child::handshake::{Order, Report};
 use vctx_context::child::plan::{Filter, Plan};
 use vctx_context::idmap::Mappings;
 use vctx_context::namespace::{Joined, Kind};
 use vctx_context::spawn::{self, Child, Handshake};
 use vctx_context::{exe, procfs, seccomp, terminal};
-use vctx_netns::device;
 
 use crate::config::Config;
-use crate::failure::explain;
-use crate::groups::{apply_devices, enter_cgroup, without_devices};
+use crate::failure::{blame_memory, explain};
+use crate::groups::{Entry, apply_devices, first_groups, later_groups, without_devices};
 use crate::hooks::{self, Point};
 use crate::host::{Host, capability_warnings, grantable};
 use crate::network::outer;
@@ -130,7 +129,11 @@ pub struct Created {
 pub fn create(store: &Store, mut request: Request) -> Result<Created> {
     check_id(&request.id)?;
     crate::validate::validate(&request.config.spec)?;
+    if request.start == Start::Now && request.config.spec.process().is_none() {
+        return Err(Error::invalid("process", "is missing; it says what to run"));
+    }
     crate::kernel::supports(&request.config.spec)?;
+    let passed_over = crate::kernel::set_aside(&mut request.config.spec);
     let root = root(&request)?;
     let host = Host::look(&mut request)?;
     protect(&host)?;
@@ -144,7 +147,8 @@ pub fn create(store: &Store, mut request: Request) -> Result<Created> {
     let mut context = record(folder, &request, &root, &host, &mut undo)?;
     let wanted = request.network.as_ref();
     let base = wanted.map(|wanted| network::lease(store, wanted, &mut context, &mut undo)).transpose()?;
-    let (join, holder) = enter_cgroup(&mut context, spec, &mut undo)?;
+    let mut entry = first_groups(&mut context, spec, &mut undo)?;
+    let holder = entry.holder.take();
     network::hold(store, &request, &context, &mut undo)?;
     outer::prepare(&request, &context, &mut undo)?;
     let listener = if request.start == Start::Wait { Some(listen_for_start(&context)?) } else { None };
@@ -152,22 +156,28 @@ pub fn create(store: &Store, mut request: Request) -> Result<Created> {
     let idmapped = idmapped::trees(spec, &host)?;
     let arena = Bump::new();
     let cgroup = context.state.cgroup.as_ref();
-    let mut facts = facts(&request, root, &host, cgroup, &filter, &join, listener.as_ref())?;
+    let mut facts = facts(&request, root, &host, cgroup, &filter, &entry, listener.as_ref())?;
     facts.console = take_terminal(spec, console.as_ref())?;
     facts.idmaps = idmapped.iter().map(|(index, tree)| (*index, tree.as_fd())).collect();
     facts.close.push(lock.folder());
     let plan = crate::plan::new_context(&arena, spec, &facts)?;
-    let (child, handshake) =
-        spawn::spawn(&plan, &host.birth(join.unified.as_ref())).map_err(|error| explain(error, &plan))?;
+    let (child, handshake) = spawn::spawn(&plan, &host.birth(entry.join.unified.as_ref()))
+        .map_err(|error| explain(error, &plan))?;
     let pid = child.pid;
     undo.push(Step::Kill(child));
     drop(holder);
 
-    let attached =
-        wanted.zip(base).map_or(Ok(()), |(wanted, base)| network::attach(wanted, base, &context, pid));
-    let accompanied = attached
-        .and_then(|()| outer::attach(&request, &context, pid))
-        .and_then(|()| accompany(&request, &host, &mut context, &handshake, &plan, pid, &mut undo));
+    let live =
+        Live { request: &request, host: &host, entry: &entry, handshake: &handshake, plan: &plan, pid };
+    let attach = |context: &Context| {
+        wanted.zip(base).map_or(Ok(()), |(wanted, base)| network::attach(wanted, base, context, pid))?;
+        outer::attach(&request, context, pid)
+    };
+    let accompanied = receive(&live, &context, &mut undo).and_then(|held| {
+        attach(&context)?;
+        accompany(&live, &mut context, &mut undo)?;
+        Ok(held)
+    });
     let held = match accompanied {
         Ok(held) => held,
         Err(error) => return Err(abandon(spec, &context, undo, error)),
@@ -180,9 +190,10 @@ pub fn create(store: &Store, mut request: Request) -> Result<Created> {
     let child = undo.keep().ok_or(Error::Spawn(spawn::Error::Died))?;
     let process = spec.process().as_ref();
     let unknown = &request.config.unknown_capabilities;
-    let warnings = process
+    let mut warnings = process
         .map(|process| capability_warnings(unknown, process, facts.user_namespace))
         .unwrap_or_default();
+    warnings.extend(passed_over);
     Ok(Created { context, child, lock, warnings })
 }
 
@@ -209,27 +220,6 @@ fn let_go(
     hooks::run(spec, Point::Poststart, context, pid, None)
 }
 
-/// A start that the memory limit has made fail says so.
-fn blame_memory(error: Error, spec: &Spec, context: &Context) -> Error {
-    let out_of_memory = match &error {
-        Error::Spawn(spawn::Error::Died) | Error::CriuLog { .. } => {
-            context.state.cgroup.as_ref().is_some_and(|cgroup| cgroup.oom_kills().unwrap_or(0) > 0)
-        }
-        Error::Step { source, .. } => source.raw_os_error() == Some(libc::ENOMEM),
-        Error::Cgroup(error) => error.is_memory_in_use(),
-        _ => false,
-    };
-    let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
-    let limit = resources.and_then(|resources| resources.memory().as_ref()?.limit());
-    match limit.filter(|limit| out_of_memory && *limit > 0) {
-        Some(limit) => Error::invalid(
-            "linux.resources.memory.limit",
-            format!("is {limit} bytes, which is too low for a start; 8 MiB is enough for most"),
-        ),
-        None => error,
-    }
-}
-
 /// Undoes a `create` that has begun to run hooks: the specification wants those of the stop then ("Lifecycle", 12 and 13).
 pub(crate) fn abandon(spec: &Spec, context: &Context, undo: Undo, error: Error) -> Error {
     let error = blame_memory(error, spec, context);
@@ -241,31 +231,51 @@ pub(crate) fn abandon(spec: &Spec, context: &Context, undo: Undo, error: Error) 
     error
 }
 
-/// What the parent does while the child sets itself up, up to the point where it can live alone.
-fn accompany(
-    request: &Request,
-    host: &Host,
-    context: &mut Context,
-    handshake: &Handshake,
-    plan: &Plan<'_>,
+/// A child that sets itself up, and what it was made from.
+struct Live<'a> {
+    request: &'a Request,
+    host: &'a Host,
+    entry: &'a Entry,
+    handshake: &'a Handshake,
+    plan: &'a Plan<'a>,
     pid: i32,
-    undo: &mut Undo,
-) -> Result<outer::Held> {
-    let spec = &request.config.spec;
-    let mut held = outer::Held::default();
-    // While the child mounts, its limits are written: they hold before the first instruction of the guest.
-    let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
-    let cgroup = context.state.cgroup.clone();
-    if let (Some(cgroup), Some(resources)) = (&cgroup, resources) {
-        cgroup.apply(&without_devices(resources))?;
+}
+
+impl Live<'_> {
+    fn resources(&self) -> Option<&LinuxResources> {
+        self.request.config.spec.linux().as_ref()?.resources().as_ref()
     }
-    set_oom_score(spec, pid)?;
+}
+
+/// What the child waits for: its ids, and the groups that were not there when it was born.
+fn receive(live: &Live<'_>, context: &Context, undo: &mut Undo) -> Result<outer::Held> {
+    let Live { request, host, handshake, plan, pid, .. } = *live;
+    let mut held = outer::Held::default();
     if let Some(mappings) = &host.mappings {
         mappings.write(pid, host.privileged)?;
         held = outer::carry(request, context, pid)?;
         handshake.order(Order::Mapped).map_err(|error| explain(error, plan))?;
     }
-    move_devices(spec, host, pid, undo)?;
+    if let Some(later) = &live.entry.later {
+        let join = later_groups(context, later, live.resources(), undo)?;
+        handshake.groups(&join.tasks).map_err(|error| explain(error, plan))?;
+    }
+    Ok(held)
+}
+
+/// What the parent does while the child sets itself up, up to the point where it can live alone.
+fn accompany(live: &Live<'_>, context: &mut Context, undo: &mut Undo) -> Result<()> {
+    let Live { host, handshake, plan, pid, .. } = *live;
+    let spec = &live.request.config.spec;
+    // While the child mounts, its limits are written: they hold before the first instruction of the guest.
+    let cgroup = context.state.cgroup.clone();
+    if let (Some(cgroup), Some(resources)) = (&cgroup, live.resources()) {
+        cgroup.apply(&without_devices(resources))?;
+    }
+    set_oom_score(spec, pid)?;
+    network::move_devices(spec, host, pid, undo)?;
+    let identity = procfs::identity(pid).map_err(Error::Proc)?.ok_or(Error::Spawn(spawn::Error::Died))?;
+    context.write_process(pid, identity.start_time)?;
     if hooks::gate(spec) {
         handshake.expect(&[Report::Gate]).map_err(|error| explain(error, plan))?;
         let child = undo.child().ok_or(Error::Spawn(spawn::Error::Died))?;
@@ -283,33 +293,11 @@ fn accompany(
     while let Some(listener) = handshake.ready().map_err(|error| explain(error, plan))? {
         hand_over(spec, &listener, context, Status::Creating, pid)?;
     }
-    // The rules for devices come after the child has made its own.
-    if let Some(cgroup) = &cgroup {
-        apply_devices(cgroup, resources)?;
+    // The rules for devices come after the child has made its own, where it was in the group before they could be written.
+    match cgroup {
+        Some(cgroup) if live.entry.later.is_none() => apply_devices(&cgroup, live.resources()),
+        _ => Ok(()),
     }
-    let identity = procfs::identity(pid).map_err(Error::Proc)?.ok_or(Error::Spawn(spawn::Error::Died))?;
-    context.write_process(pid, identity.start_time)?;
-    Ok(held)
-}
-
-/// Moves the network devices that the configuration names into the context. At its end the kernel takes care of them.
-fn move_devices(spec: &Spec, host: &Host, pid: i32, undo: &mut Undo) -> Result<()> {
-    let devices = crate::plan::net_devices(spec);
-    if devices.is_empty() {
-        return Ok(());
-    }
-    let own;
-    let namespace = match host.joined.iter().find(|one| one.kind == Kind::Network) {
-        Some(joined) => joined.as_fd(),
-        None => {
-            own = Joined::open(Kind::Network, format!("/proc/{pid}/ns/net").as_ref())?;
-            own.as_fd()
-        }
-    };
-    for device in devices {
-        undo.push(Step::ReturnDevice(device::move_into(&device, namespace)?));
-    }
-    Ok(())
 }
 
 /// A guest whose root is a user of its own cannot write our executable: only one that shares the host's ids could.
@@ -365,6 +353,7 @@ pub(crate) fn record(
         has_poststop: hooks::has(spec, Point::Poststop),
         own: request.own.clone(),
         no_keyring: request.no_keyring,
+        no_process: spec.process().is_none(),
         network: request.network.as_ref().map(network::Wanted::announced),
         outer: request.outer.as_ref().map(outer::Wanted::maker),
         shared: request.shared,
@@ -428,7 +417,7 @@ fn facts<'a>(
     host: &'a Host,
     cgroup: Option<&Cgroup>,
     filter: &'a Option<seccomp::Filter>,
-    groups: &'a Join,
+    entry: &'a Entry,
     start: Option<&'a OwnedFd>,
 ) -> Result<Facts<'a>> {
     let spec = &request.config.spec;
@@ -438,6 +427,7 @@ fn facts<'a>(
         root,
         join: host.child_joins(),
         user_namespace: user,
+        landlock: crate::landlock::handled(spec)?,
         grantable: grantable(user),
         no_setgroups: !host.privileged && host.mappings.as_ref().is_some_and(Mappings::is_single),
         cgroups: sources.as_ref().map(|sources| sources.directories.clone()).unwrap_or_default(),
@@ -450,7 +440,8 @@ fn facts<'a>(
         start: start.map(AsFd::as_fd),
         no_pivot: request.no_pivot,
         proc: host.proc.as_fd(),
-        tasks: groups.tasks.iter().map(AsFd::as_fd).collect(),
+        tasks: entry.join.tasks.iter().map(AsFd::as_fd).collect(),
+        groups_later: entry.later.is_some(),
         close: Vec::new(),
         path: None,
         standard: Vec::new(),
@@ -495,8 +486,8 @@ pub(crate) fn set_oom_score(spec: &Spec, pid: i32) -> Result<()> {
     write_oom_score(pid, score)
 }
 
-/// Writes `oom_score_adj` of a child that has not taken its identity yet. Without the privilege to lower it, the value is
-/// left as it is where it was not raised: an engine in a user namespace passes on what it has itself.
+/// Writes `oom_score_adj` of a child that has not taken its identity yet. To lower it takes a privilege; what an engine in a
+/// user namespace has itself, and passes on, is no lowering.
 pub(crate) fn write_oom_score(pid: i32, score: i32) -> Result<()> {
     let path = PathBuf::from(format!("/proc/{pid}/oom_score_adj"));
     fs::write(&path, score.to_string()).map_err(Error::state("write process.oomScoreAdj to", path))

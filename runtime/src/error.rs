@@ -44,6 +44,14 @@ pub enum Error {
         /// What to do.
         hint: Option<&'static str>,
     },
+    /// The context was created without a process.
+    #[error(
+        "cannot start context {id:?}: its configuration has no process; create it anew from one that has"
+    )]
+    NothingToStart {
+        /// Id.
+        id: String,
+    },
     /// A configuration cannot be read.
     #[error("cannot read {}; a bundle is a folder with config.json", path.display())]
     ReadConfig {
@@ -81,6 +89,12 @@ pub enum Error {
     WithheldCapabilities {
         /// With `CAP_`.
         names: Vec<String>,
+    },
+    /// A warning: files get no label on a kernel without SELinux.
+    #[error("linux.mountLabel: passing over {label:?}, for SELinux is not enabled on this kernel")]
+    MountLabel {
+        /// As given.
+        label: String,
     },
     /// A file of the state cannot be read or written.
     #[error("cannot {action} {}", path.display())]

@@ -129,6 +129,7 @@ pub(crate) fn enter(
         root: RootFs::Folder(PathBuf::new()),
         join: Vec::new(),
         user_namespace: kinds.contains(&Kind::User),
+        landlock: crate::landlock::handled(spec)?,
         grantable: crate::host::grantable(kinds.contains(&Kind::User)),
         no_setgroups: kinds.contains(&Kind::User) && procfs::denies_setgroups(alive.pid),
         cgroups: Vec::new(),
@@ -140,6 +141,7 @@ pub(crate) fn enter(
         no_pivot: false,
         proc: proc.as_fd(),
         tasks: groups.tasks.iter().map(AsFd::as_fd).collect(),
+        groups_later: false,
         close: Vec::new(),
         path: program.path,
         standard: program

@@ -3,11 +3,13 @@
 use std::ffi::CStr;
 use std::io;
 
+use oci_spec::runtime::Spec;
 use vctx_context::child::handshake::{Failure, Step};
 use vctx_context::child::plan::{Plan, Root, Scene};
 use vctx_context::spawn;
 
 use crate::Error;
+use crate::state::Context;
 
 /// Makes the error of a spawn that failed.
 pub(crate) fn explain(error: spawn::Error, plan: &Plan<'_>) -> Error {
@@ -17,10 +19,32 @@ pub(crate) fn explain(error: spawn::Error, plan: &Plan<'_>) -> Error {
     }
 }
 
+/// A start that the memory limit has made fail says so.
+pub(crate) fn blame_memory(error: Error, spec: &Spec, context: &Context) -> Error {
+    let out_of_memory = match &error {
+        Error::Spawn(spawn::Error::Died) | Error::CriuLog { .. } => {
+            context.state.cgroup.as_ref().is_some_and(|cgroup| cgroup.oom_kills().unwrap_or(0) > 0)
+        }
+        Error::Step { source, .. } => source.raw_os_error() == Some(libc::ENOMEM),
+        Error::Cgroup(error) => error.is_memory_in_use(),
+        _ => false,
+    };
+    let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+    let limit = resources.and_then(|resources| resources.memory().as_ref()?.limit());
+    match limit.filter(|limit| out_of_memory && *limit > 0) {
+        Some(limit) => Error::invalid(
+            "linux.resources.memory.limit",
+            format!("is {limit} bytes, which is too low for a start; 8 MiB is enough for most"),
+        ),
+        None => error,
+    }
+}
+
 fn step(failure: Failure, detail: &str, plan: &Plan<'_>) -> Error {
     let source = io::Error::from_raw_os_error(failure.errno);
     if let Some(program) = plan.process.program()
-        && let Some(error) = self::program(&failure, detail, &program.to_string_lossy())
+        && let Some(error) =
+            self::program(&failure, detail, &program.to_string_lossy(), plan.process.landlock.is_some())
     {
         return error;
     }
@@ -45,12 +69,16 @@ fn hint(failure: &Failure, plan: &Plan<'_>) -> &'static str {
     }
 }
 
-/// The program cannot be executed: the words are those by which engines tell 126 from 127.
-pub(crate) fn program(failure: &Failure, detail: &str, program: &str) -> Option<Error> {
+/// The program cannot be executed: the words are those by which engines tell 126 from 127. `held` by Landlock it may lack a
+/// rule.
+pub(crate) fn program(failure: &Failure, detail: &str, program: &str, held: bool) -> Option<Error> {
     let missing = failure.errno == libc::ENOENT;
     let reason = match (failure.step, failure.errno) {
         (Step::Find, libc::ENOENT) if failure.index == 1 => "executable file not found in $PATH".into(),
         (Step::Find | Step::Exec, libc::ENOENT) => "no such file or directory".into(),
+        (Step::Exec, libc::EACCES) if held => {
+            "permission denied; Landlock may need a rule rx for it, or for its interpreter or loader".into()
+        }
         (Step::Find | Step::Exec, libc::EACCES) => "permission denied".into(),
         (Step::Interpreter, _) if detail.is_empty() => {
             "the interpreter that it asks for is missing: no such file or directory".into()
@@ -76,6 +104,9 @@ fn item(failure: &Failure, plan: &Plan<'_>) -> Option<String> {
     if failure.step == Step::Rlimit {
         let (resource, soft, hard) = plan.process.rlimits.get(index)?;
         return Some(format!("number {resource} to {soft}:{hard}"));
+    }
+    if failure.step == Step::LandlockPath {
+        return plan.process.landlock?.rules.get(index).map(|rule| text(rule.path));
     }
     let Scene::New(setting) = plan.scene else { return None };
     if failure.step == Step::Sysctl {

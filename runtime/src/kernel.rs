@@ -20,6 +20,7 @@ pub(crate) fn supports(spec: &Spec) -> Result<()> {
     if let Some(process) = spec.process() {
         labels(process)?;
     }
+    crate::landlock::handled(spec)?;
     // The root is then a tree that is attached nowhere, and older kernels mount nothing in such a one.
     let mounts = spec.mounts().as_ref().is_some_and(|mounts| !mounts.is_empty());
     if mounts && !crate::plan::makes_mounts(spec) && !is_at_least(6, 15) {
@@ -29,9 +30,6 @@ pub(crate) fn supports(spec: &Spec) -> Result<()> {
         ));
     }
     let Some(linux) = spec.linux() else { return Ok(()) };
-    if linux.mount_label().as_ref().is_some_and(|label| !label.is_empty()) && !selinux() {
-        return missing("linux.mountLabel", "SELinux");
-    }
     if linux.intel_rdt().is_some() {
         return Err(Error::invalid(
             "linux.intelRdt",
@@ -44,6 +42,19 @@ pub(crate) fn supports(spec: &Spec) -> Result<()> {
         ));
     }
     Ok(())
+}
+
+/// Takes out what only gives to confined processes, where this kernel confines none: a label of mounts makes files open to
+/// those of that label, and holds nobody back by itself. What is passed over is a warning.
+pub(crate) fn set_aside(spec: &mut Spec) -> Option<Error> {
+    let linux = spec.linux_mut().as_mut()?;
+    let label = linux.mount_label().as_ref().filter(|label| !label.is_empty())?;
+    if selinux() {
+        return None;
+    }
+    let label = label.clone();
+    linux.set_mount_label(None);
+    Some(Error::MountLabel { label })
 }
 
 /// Checks the labels of a process.

@@ -12,6 +12,7 @@ pub mod events;
 pub mod exec;
 pub mod hooks;
 pub mod kill;
+pub mod landlock;
 pub mod network;
 pub mod pause;
 pub mod plan;
@@ -29,6 +30,7 @@ mod host;
 mod idmapped;
 mod kernel;
 mod mount;
+mod strict;
 mod undo;
 
 pub use error::Error;

@@ -98,7 +98,10 @@ pub(crate) fn options<'a>(texts: impl Iterator<Item = &'a str>) -> Options<'a> {
                 "tmpcopyup" => options.copy_up = true,
                 "idmap" => options.idmap = Some(false),
                 "ridmap" => options.idmap = Some(true),
-                "" | "defaults" | "remount" | "loud" | "silent" | "async" | "nomand" | "noiversion" => {}
+                // The counter of changes of a file is on wherever a file system of today has it, and fsconfig(2) has no word
+                // for it.
+                "iversion" | "noiversion" => {}
+                "" | "defaults" | "remount" | "loud" | "silent" | "async" | "nomand" => {}
                 _ => options.data.push(match text.split_once('=') {
                     Some((key, value)) => (key, Some(value)),
                     None => (text, None),

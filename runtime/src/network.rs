@@ -9,16 +9,17 @@ pub mod outer;
 use std::net::IpAddr;
 use std::path::Path;
 
+use oci_spec::runtime::Spec;
 use serde::{Deserialize, Serialize};
 use vctx_context::cgroup::{self, Addresses};
 use vctx_context::namespace::{Joined, Kind};
 use vctx_netns::network::{Definition, Driver};
 use vctx_netns::ports::{Ports, Publish};
 use vctx_netns::shared::Claims;
-use vctx_netns::{Networks, link, rules};
+use vctx_netns::{Networks, device, link, rules};
 
 use crate::create::Request;
-
+use crate::host::Host;
 use crate::state::{Context, Lock, Store};
 use crate::undo::{Step, Undo};
 use crate::{Error, Result};
@@ -126,6 +127,26 @@ pub(crate) fn attach(wanted: &Wanted, base: u32, context: &Context, pid: i32) ->
     let namespace = Joined::open(Kind::Network, format!("/proc/{pid}/ns/net").as_ref())?;
     let plug = link::Plug { lease, namespace: namespace.as_fd(), published: !wanted.ports.is_empty() };
     Ok(link::attach(&wanted.definition, base, plug)?)
+}
+
+/// Moves the network devices that the configuration names into the context. At its end the kernel takes care of them.
+pub(crate) fn move_devices(spec: &Spec, host: &Host, pid: i32, undo: &mut Undo) -> Result<()> {
+    let devices = crate::plan::net_devices(spec);
+    if devices.is_empty() {
+        return Ok(());
+    }
+    let own;
+    let namespace = match host.joined.iter().find(|one| one.kind == Kind::Network) {
+        Some(joined) => joined.as_fd(),
+        None => {
+            own = Joined::open(Kind::Network, format!("/proc/{pid}/ns/net").as_ref())?;
+            own.as_fd()
+        }
+    };
+    for device in devices {
+        undo.push(Step::ReturnDevice(device::move_into(&device, namespace)?));
+    }
+    Ok(())
 }
 
 /// Gives back what a context has of its network. The device goes with the namespace.

@@ -36,6 +36,10 @@ pub fn start(store: &Store, id: &str) -> Result<()> {
     let Some(alive) = context.alive()? else {
         return Err(Error::Status { verb: "start", id: id.into(), status: Status::Stopped, hint: None });
     };
+    // runtime-spec, "Start". Nothing has been done: the context stays created.
+    if context.state.no_process {
+        return Err(Error::NothingToStart { id: id.into() });
+    }
     // The configuration is parsed only for the hooks that `create` has seen in it.
     let config =
         if context.state.has_start_hooks { Some(Config::read(&context.config_path())?) } else { None };
@@ -81,7 +85,8 @@ fn explain(error: spawn::Error, context: &Context) -> Error {
     let config = Config::read(&context.config_path()).ok();
     let process = config.as_ref().and_then(|config| config.spec.process().as_ref());
     let program = process.and_then(|process| process.args().as_ref()?.first().cloned()).unwrap_or_default();
-    crate::failure::program(failure, detail, &program).unwrap_or_else(|| Error::Step {
+    let held = context.state.annotations.contains_key(crate::landlock::ANNOTATION);
+    crate::failure::program(failure, detail, &program, held).unwrap_or_else(|| Error::Step {
         step: failure.step.text().into(),
         source: io::Error::from_raw_os_error(failure.errno),
     })

@@ -99,6 +99,9 @@ pub struct State {
     /// Its processes keep the session keyring of whoever makes them.
     #[serde(default)]
     pub no_keyring: bool,
+    /// The configuration has no process: there is nothing to start.
+    #[serde(default)]
+    pub no_process: bool,
     /// What it has of a network of ours.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<Attached>,

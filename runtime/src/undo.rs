@@ -41,6 +41,12 @@ impl Undo {
         self.steps.push(step);
     }
 
+    /// The same for what holds the child, and can only be undone when that is gone.
+    pub(crate) fn push_below_child(&mut self, step: Step) {
+        let child = self.steps.iter().position(|step| matches!(step, Step::Kill(_)));
+        self.steps.insert(child.unwrap_or(self.steps.len()), step);
+    }
+
     /// Everything succeeded.
     pub(crate) fn keep(mut self) -> Option<Child> {
         self.steps.drain(..).find_map(|step| if let Step::Kill(child) = step { Some(child) } else { None })

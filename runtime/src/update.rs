@@ -4,7 +4,16 @@ use oci_spec::runtime::LinuxResources;
 
 use crate::pause::cgroup;
 use crate::state::{Status, Store};
-use crate::{Error, Result};
+use crate::{Error, Result, strict, validate};
+
+/// Reads `linux.resources` as callers of `update` write it.
+///
+/// # Errors
+///
+/// Says where the text is wrong.
+pub fn parse(bytes: &[u8]) -> serde_json::Result<LinuxResources> {
+    strict::from_slice(bytes)
+}
 
 /// Applies limits; what they do not name stays as it is.
 ///
@@ -12,6 +21,7 @@ use crate::{Error, Result};
 ///
 /// The context is stopped, or the kernel refuses a limit.
 pub fn update(store: &Store, id: &str, resources: &LinuxResources) -> Result<()> {
+    validate::resources(resources)?;
     let mut context = store.open(id)?;
     let lock = context.lock()?;
     match context.status_locked(&lock)? {

@@ -153,7 +153,45 @@ thread_local! {
 /// The whole collection, in the order in which it is run.
 pub struct Suites {
     arguments: Arguments,
+    part: Part,
     trials: Vec<Trial>,
+}
+
+/// Which part of the collection is run, where several machines share it or one has time for some only.
+struct Part {
+    /// `VCTX_TEST_SHARD=2/3`: the second of three, which together are all.
+    shard: usize,
+    shards: usize,
+    /// `VCTX_TEST_SUITES=exec,hooks`: these suites alone.
+    suites: Option<Vec<String>>,
+    /// How many have been dealt out: cases, and suites that are not divided.
+    dealt: usize,
+}
+
+impl Part {
+    fn chosen() -> Part {
+        let variable = |name| std::env::var(name).ok().filter(|text| !text.is_empty());
+        let (shard, shards) = match variable("VCTX_TEST_SHARD") {
+            None => (1, 1),
+            Some(text) => text
+                .split_once('/')
+                .and_then(|(shard, shards)| Some((shard.parse().ok()?, shards.parse().ok()?)))
+                .filter(|(shard, shards)| (1..=*shards).contains(shard))
+                .unwrap_or_else(|| panic!("VCTX_TEST_SHARD={text} is not of the form 1/2")),
+        };
+        let suites = variable("VCTX_TEST_SUITES").map(|text| text.split(',').map(str::to_string).collect());
+        Part { shard, shards, suites, dealt: 0 }
+    }
+
+    fn has(&self, suite: &str) -> bool {
+        self.suites.as_ref().is_none_or(|suites| suites.iter().any(|name| name == suite))
+    }
+
+    /// Whether the next one is ours.
+    fn deal(&mut self) -> bool {
+        self.dealt += 1;
+        self.dealt % self.shards == self.shard % self.shards
+    }
 }
 
 impl Suites {
@@ -169,11 +207,19 @@ impl Suites {
                 }
             });
         }));
-        Suites { arguments, trials: vec![] }
+        Suites { arguments, part: Part::chosen(), trials: vec![] }
     }
 
+    /// Adds what is to be run of a suite. One that needs a program is not divided: its engine takes long to start.
     pub fn add(&mut self, suite: &str, needs: &'static [Need], cases: Vec<Case>) {
+        let whole = needs.iter().any(|need| matches!(need, Need::Program(_)));
+        if !self.part.has(suite) || (whole && !self.part.deal()) {
+            return;
+        }
         for case in cases {
+            if !whole && !self.part.deal() {
+                continue;
+            }
             self.trials.push(Trial::ignorable_test(format!("{suite}::{}", case.name), move || {
                 LAST_PANIC.take();
                 case.run(needs)

@@ -4,7 +4,9 @@
 //! parent                      child
 //! clone3(2)            ---->  joins control groups and namespaces
 //! Mapped               ---->  (only with a new user namespace)
-//!                             mounts the root
+//!                             begins to mount the root
+//! Groups               ---->  (only with groups that were made meanwhile; carries their descriptors)
+//!                             mounts the rest
 //!                      <----  Gate     (only with hooks)
 //! Continue             ---->
 //!                             changes the root, takes its identity
@@ -22,8 +24,11 @@
 use core::mem::MaybeUninit;
 
 use rustix::fd::{AsFd, BorrowedFd};
-use rustix::io::{Errno, IoSlice};
-use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recv, send, sendmsg};
+use rustix::io::{Errno, IoSlice, IoSliceMut};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, recv, recvmsg, send, sendmsg,
+};
 
 /// What the parent tells the child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,7 +40,13 @@ pub enum Order {
     Continue = 2,
     /// The state is written: go on alone. Also what `start` sends.
     Proceed = 3,
+    /// The control groups of version 1 are made. A second byte says how many descriptors come along: of the `tasks` file
+    /// of each, open for writing.
+    Groups = 4,
 }
+
+/// The most descriptors that come with [`Order::Groups`]. Kernels know fifteen controllers.
+pub const MOST_GROUPS: usize = 32;
 
 /// What the child tells the parent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -178,6 +189,8 @@ steps! {
     Capabilities = "set the capabilities",
     NoNewPrivileges = "set no_new_privs",
     Label = "set the security label",
+    Landlock = "hold the guest by Landlock",
+    LandlockPath = "open for a rule of Landlock the path",
     Seccomp = "load the seccomp filter",
     Listener = "send the seccomp listener",
     Descriptors = "close the inherited descriptors",
@@ -199,6 +212,37 @@ pub(crate) fn wait(socket: BorrowedFd<'_>, expected: Order) -> Result<(), Errno>
             Err(error) => return Err(error),
         }
     }
+}
+
+/// Waits for [`Order::Groups`], and calls `enter` with the number and the descriptor of each. One that is missing, because
+/// this process may have no more open, is an error: the guest would escape its limits.
+pub(crate) fn wait_groups<E>(
+    socket: BorrowedFd<'_>,
+    refuse: impl Fn(Errno) -> E,
+    mut enter: impl FnMut(usize, BorrowedFd<'_>) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut bytes = [0u8; 2];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_GROUPS))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let length = rustix::io::retry_on_intr(|| {
+        let mut vector = [IoSliceMut::new(&mut bytes)];
+        recvmsg(socket, &mut vector, &mut control, RecvFlags::CMSG_CLOEXEC).map(|message| message.bytes)
+    });
+    match length.map_err(&refuse)? {
+        0 => crate::sys::exit(1),
+        2 if bytes[0] == Order::Groups as u8 => {}
+        _ => return Err(refuse(Errno::PROTO)),
+    }
+    let mut entered = 0;
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(descriptors) = message {
+            for descriptor in descriptors {
+                enter(entered, descriptor.as_fd())?;
+                entered += 1;
+            }
+        }
+    }
+    if entered == usize::from(bytes[1]) { Ok(()) } else { Err(refuse(Errno::MFILE)) }
 }
 
 /// Sends a report. A parent that is gone is noticed at the next [`wait`]; one that lives waits for this.

@@ -17,6 +17,7 @@ pub mod sys;
 mod devices;
 mod failure;
 mod interpreter;
+mod landlock;
 mod mounts;
 mod process;
 mod root;
@@ -48,15 +49,21 @@ pub fn enter(plan: &Plan<'_>, channel: BorrowedFd<'_>) -> ! {
         Err(failure) => process::fail(channel, failure),
     };
     let channel = ready.start.as_ref().map_or(channel, AsFd::as_fd);
-    process::execute(plan, channel, &ready.path, ready.held)
+    process::execute(plan, channel, &ready)
+}
+
+/// A process with its identity: what is left is to hold it and to execute.
+struct Program {
+    path: Path,
+    landlock: Option<OwnedFd>,
 }
 
 /// A process that has its order to execute.
 struct Ready {
     /// The connection of `start`, if that was waited for.
     start: Option<OwnedFd>,
-    /// The program.
-    path: Path,
+    /// The program, and what it is to be held by.
+    program: Program,
     /// It is held as the guest is already: capabilities, filter and all.
     held: bool,
 }
@@ -70,15 +77,15 @@ fn new_context(plan: &Plan<'_>, setting: &Setting<'_>, channel: BorrowedFd<'_>) 
     name_and_network(setting)?;
     let slave = root_file_system(plan, setting, channel)?;
     keyring(&plan.process)?;
-    let path = take_identity(&plan.process, slave)?;
+    let program = take_identity(&plan.process, slave)?;
     let held = setting.start.is_some() && plan.process.seccomp.is_some_and(|filter| filter.early);
     if held {
-        process::hold(plan, channel)?;
+        process::hold(plan, channel, &program)?;
     }
     report(channel, Report::Ready).or_at(Step::Report)?;
     wait(channel, Order::Proceed).or_at(Step::Orders)?;
     let start = setting.start.map(await_start).transpose()?;
-    Ok(Ready { start, path, held })
+    Ok(Ready { start, program, held })
 }
 
 /// The step list of a process that joins a running context.
@@ -94,18 +101,19 @@ fn join_context(plan: &Plan<'_>, join: &Join<'_>, channel: BorrowedFd<'_>) -> Re
     }
     let slave = own_terminal(&plan.process)?;
     keyring(&plan.process)?;
-    let path = take_identity(&plan.process, slave)?;
+    let program = take_identity(&plan.process, slave)?;
     report(channel, Report::Ready).or_at(Step::Report)?;
     wait(channel, Order::Proceed).or_at(Step::Orders)?;
-    Ok(Ready { start: None, path, held: false })
+    Ok(Ready { start: None, program, held: false })
 }
 
 /// Enters the control groups before anything is allocated that they should count.
 fn join_cgroups(plan: &Plan<'_>) -> Result<()> {
-    for (index, tasks) in plan.tasks.iter().enumerate() {
-        write(tasks, b"0").map_err(at(Step::JoinCgroup, index))?;
-    }
-    Ok(())
+    plan.tasks.iter().enumerate().try_for_each(|(index, tasks)| join_cgroup(index, *tasks))
+}
+
+fn join_cgroup(index: usize, tasks: BorrowedFd<'_>) -> Result<()> {
+    write(tasks, b"0").map(drop).map_err(at(Step::JoinCgroup, index))
 }
 
 fn join_namespaces(plan: &Plan<'_>, setting: &Setting<'_>, channel: BorrowedFd<'_>) -> Result<()> {
@@ -118,6 +126,11 @@ fn join_namespaces(plan: &Plan<'_>, setting: &Setting<'_>, channel: BorrowedFd<'
     if setting.user_namespace {
         become_root(&plan.process)?;
     }
+    if setting.groups_before.is_none() { cgroup_namespace(setting) } else { Ok(()) }
+}
+
+/// The groups that the process is in become the roots of what it sees.
+fn cgroup_namespace(setting: &Setting<'_>) -> Result<()> {
     if setting.new_cgroup_namespace {
         sys::unshare(libc::CLONE_NEWCGROUP as u32).or_at(Step::CgroupNamespace)?;
     }
@@ -186,7 +199,13 @@ fn root_file_system(
     // The modes of what is made here are the plan's, whatever the caller's umask.
     let caller = rustix::process::umask(Mode::empty());
     let tree = root::attach(root)?;
-    mounts::make(tree.as_fd(), root.mounts)?;
+    let early = setting.groups_before.unwrap_or(0);
+    mounts::make(tree.as_fd(), root.mounts, 0..early)?;
+    if setting.groups_before.is_some() {
+        handshake::wait_groups(channel, at(Step::Orders, 0), join_cgroup)?;
+        cgroup_namespace(setting)?;
+    }
+    mounts::make(tree.as_fd(), root.mounts, early..root.mounts.len())?;
     devices::make(tree.as_fd(), root)?;
     let slave = match &plan.process.console {
         Some(console) => Some(terminal::open(tree.as_fd(), console, plan.process.user.0)?),
@@ -247,7 +266,7 @@ fn own_root() -> Result<OwnedFd> {
     openat(CWD, c"/", flags, Mode::empty()).or_at(Step::Cwd)
 }
 
-fn take_identity(process: &Process<'_>, slave: Option<OwnedFd>) -> Result<Path> {
+fn take_identity(process: &Process<'_>, slave: Option<OwnedFd>) -> Result<Program> {
     match slave {
         Some(slave) => terminal::adopt(slave)?,
         // The caller's terminal is not the guest's: without a session of its own it could push input into it.

@@ -3,6 +3,7 @@
 
 use core::ffi::CStr;
 use core::mem::MaybeUninit;
+use core::ops::Range;
 
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{
@@ -25,9 +26,9 @@ const PROC_SUPER_MAGIC: i64 = 0x9fa0;
 /// How deep a tree is copied up into a tmpfs.
 const COPY_DEPTH: usize = 64;
 
-/// Makes all mounts, in order.
-pub(crate) fn make(root: BorrowedFd<'_>, mounts: &[Mount<'_>]) -> Result<()> {
-    mounts.iter().enumerate().try_for_each(|(index, mount)| one(root, mount, index))
+/// Makes these of the mounts, in order.
+pub(crate) fn make(root: BorrowedFd<'_>, mounts: &[Mount<'_>], these: Range<usize>) -> Result<()> {
+    these.into_iter().try_for_each(|index| one(root, &mounts[index], index))
 }
 
 fn one(root: BorrowedFd<'_>, mount: &Mount<'_>, index: usize) -> Result<()> {
@@ -147,43 +148,57 @@ fn set_flags(source: &OwnedFd, mount: &Mount<'_>, early: u64) -> core::result::R
     Ok(())
 }
 
-/// Opens a path that is to be hidden or made read-only; none where there is nothing to protect. One in `/proc` begins at
-/// the procfs itself: whoever shares the root could put an empty folder in its place for this moment, and a skipped mask
-/// would be the result.
-fn protected(
-    root: BorrowedFd<'_>,
-    path: &CStr,
+/// Where paths that are to be hidden or made read-only are opened.
+struct Protected<'a> {
+    root: BorrowedFd<'a>,
+    /// The plan mounts a procfs.
     has_proc: bool,
-) -> core::result::Result<Option<OwnedFd>, Errno> {
-    let opened = match path.to_bytes().strip_prefix(b"/proc/") {
-        Some(_) if has_proc => {
-            let proc = resolve::open_without_links(root, c"/proc", OFlags::PATH | OFlags::DIRECTORY)?;
+    /// That procfs, when it was needed.
+    proc: Option<OwnedFd>,
+}
+
+impl<'a> Protected<'a> {
+    fn new(tree: BorrowedFd<'a>, root: &Root<'_>) -> Self {
+        let has_proc = root.mounts.iter().any(|mount| mount.target == c"/proc");
+        Protected { root: tree, has_proc, proc: None }
+    }
+
+    /// Opens a path; none where there is nothing to protect. One in `/proc` begins at the procfs itself: whoever shares the
+    /// root could put an empty folder in its place for this moment, and a skipped mask would be the result.
+    fn open(&mut self, path: &CStr) -> core::result::Result<Option<OwnedFd>, Errno> {
+        let opened = match path.to_bytes_with_nul().strip_prefix(b"/proc/") {
+            Some(below) if self.has_proc => {
+                let below = CStr::from_bytes_with_nul(below).map_err(|_| Errno::INVAL)?;
+                resolve::open(self.proc()?, below, OFlags::PATH)
+            }
+            _ => resolve::open(self.root, path, OFlags::PATH),
+        };
+        match opened {
+            Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+            opened => opened.map(Some),
+        }
+    }
+
+    /// The procfs, resolved and verified once: what is put in its place later is not what is looked at.
+    fn proc(&mut self) -> core::result::Result<BorrowedFd<'_>, Errno> {
+        if self.proc.is_none() {
+            let proc = resolve::open_without_links(self.root, c"/proc", OFlags::PATH | OFlags::DIRECTORY)?;
             if fstatfs(&proc)?.f_type as i64 != PROC_SUPER_MAGIC {
                 return Err(Errno::XDEV);
             }
-            let mut below = resolve::Path::new();
-            below.append(&path.to_bytes()[b"/proc/".len()..])?;
-            resolve::open(proc, below.as_c_str()?, OFlags::PATH)
+            self.proc = Some(proc);
         }
-        _ => resolve::open(root, path, OFlags::PATH),
-    };
-    match opened {
-        Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
-        opened => opened.map(Some),
+        self.proc.as_ref().map(AsFd::as_fd).ok_or(Errno::BADF)
     }
-}
-
-fn has_proc(root: &Root<'_>) -> bool {
-    root.mounts.iter().any(|mount| mount.target == c"/proc")
 }
 
 /// Hides paths: a file under the null device, a folder under an empty read-only tmpfs.
 pub(crate) fn mask(tree: BorrowedFd<'_>, root: &Root<'_>) -> Result<()> {
-    let has_proc = has_proc(root);
+    let mut protected = Protected::new(tree, root);
     let mut null: Option<OwnedFd> = None;
     let mut empty: Option<OwnedFd> = None;
     for (index, path) in root.masked.iter().enumerate() {
-        let Some(place) = protected(tree, path, has_proc).map_err(at(Step::Mask, index))? else { continue };
+        let Some(place) = protected.open(path).map_err(at(Step::Mask, index))? else { continue };
         let mode = fstat(&place).map_err(at(Step::Mask, index))?.st_mode;
         let cover = if FileType::from_raw_mode(mode) == FileType::Directory { &mut empty } else { &mut null };
         // One file system serves all masks: each further one would cost the kernel a shrinker (runc#5275).
@@ -225,10 +240,10 @@ fn null_device() -> Result<OwnedFd> {
 
 /// Covers each path with a read-only copy of itself.
 pub(crate) fn make_readonly(tree: BorrowedFd<'_>, root: &Root<'_>) -> Result<()> {
-    let has_proc = has_proc(root);
+    let mut protected = Protected::new(tree, root);
     for (index, path) in root.readonly_paths.iter().enumerate() {
         let fail = |error| at(Step::ReadonlyPath, index)(error);
-        let Some(place) = protected(tree, path, has_proc).map_err(fail)? else { continue };
+        let Some(place) = protected.open(path).map_err(fail)? else { continue };
         let tree = clone_tree(&place, c"", true).map_err(fail)?;
         let readonly = MountAttributes { set: MOUNT_ATTR_RDONLY, ..Default::default() };
         mount_setattr(&tree, c"", true, &readonly).map_err(fail)?;

@@ -15,7 +15,8 @@ pub struct Plan<'a> {
     /// path in the context (CVE-2019-16884, CVE-2025-52881).
     pub proc: BorrowedFd<'a>,
     /// The `tasks` file of each cgroup v1 hierarchy, open for writing. The child writes "0" (itself) to each: the kernel
-    /// then skips the global lock, and the RCU grace period, that a write of a pid to `cgroup.procs` waits for.
+    /// then skips the global lock, and the RCU grace period, that a write of a pid to `cgroup.procs` waits for. Empty with
+    /// [`Setting::groups_before`].
     pub tasks: &'a [BorrowedFd<'a>],
     /// Descriptors of the parent that must not live on in the child: a lock would stay taken.
     pub close: &'a [BorrowedFd<'a>],
@@ -58,6 +59,10 @@ pub struct Setting<'a> {
     pub user_namespace: bool,
     /// Lines for `/proc/self/timens_offsets` of a new time namespace (time_namespaces(7)).
     pub time_offsets: Option<&'a [u8]>,
+    /// The control groups of version 1 are made while the child mounts, and come with
+    /// [`crate::handshake::Order::Groups`]. They are entered before this mount, by its index: the first that shows them, or
+    /// whose content they have to account for.
+    pub groups_before: Option<usize>,
     /// Make a cgroup namespace, after the control groups were joined, so that they are its root.
     pub new_cgroup_namespace: bool,
     /// Bring the loopback interface of a new network namespace up.
@@ -229,6 +234,8 @@ pub struct Process<'a> {
     pub label: Option<(&'a CStr, &'a [u8])>,
     /// A new session keyring (session-keyring(7)), in place of the caller's.
     pub keyring: bool,
+    /// What of its root the guest may reach; absent, all of it.
+    pub landlock: Option<Landlock<'a>>,
     /// Compiled seccomp program.
     pub seccomp: Option<Filter<'a>>,
     /// A terminal is made, and its master goes to this socket.
@@ -270,6 +277,26 @@ pub struct Filter<'a> {
     pub flags: u32,
     /// It is loaded before the context waits for its start, so that an agent has its listener when `create` returns.
     pub early: bool,
+}
+
+/// Rules of Landlock (landlock(7)), in LANDLOCK_ACCESS_FS_* bits.
+#[derive(Debug, Clone, Copy)]
+pub struct Landlock<'a> {
+    /// What is refused where no rule allows it.
+    pub handled: u64,
+    /// Where it is allowed.
+    pub rules: &'a [LandlockRule<'a>],
+}
+
+/// One path that may be reached.
+#[derive(Debug)]
+pub struct LandlockRule<'a> {
+    /// Path in the root.
+    pub path: &'a CStr,
+    /// What is allowed below it, where it is a folder.
+    pub folder: u64,
+    /// What is allowed where it is none.
+    pub file: u64,
 }
 
 impl Source<'_> {

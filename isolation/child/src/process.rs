@@ -6,18 +6,18 @@ use rustix::io::Errno;
 use rustix::process::{fchdir, umask};
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
-use crate::Result;
 use crate::failure::{At, at};
 use crate::handshake::{Failure, Report, Step, report_failure, send_descriptor};
 use crate::interpreter;
 use crate::plan::{Capabilities, Plan, Process};
 use crate::resolve::{self, Path};
 use crate::sys;
+use crate::{Program, Ready, Result, landlock};
 
 const CAP_SYS_ADMIN: u64 = 1 << 21;
 
 /// What can still fail with a clear word for the caller of `create`: done before the context is ready.
-pub(crate) fn prepare(process: &Process<'_>, root: BorrowedFd<'_>) -> Result<Path> {
+pub(crate) fn prepare(process: &Process<'_>, root: BorrowedFd<'_>) -> Result<Program> {
     for (index, &(resource, soft, hard)) in process.rlimits.iter().enumerate() {
         sys::setrlimit(resource, soft, hard).map_err(at(Step::Rlimit, index))?;
     }
@@ -39,6 +39,7 @@ pub(crate) fn prepare(process: &Process<'_>, root: BorrowedFd<'_>) -> Result<Pat
     if let Some(space) = process.find_home {
         crate::home::find(root, process.user.0, space, process.env);
     }
+    let landlock = process.landlock.map(|landlock| landlock::prepare(&landlock, root)).transpose()?;
     let entered = enter_cwd(process, root);
     become_user(process)?;
     match entered {
@@ -46,7 +47,7 @@ pub(crate) fn prepare(process: &Process<'_>, root: BorrowedFd<'_>) -> Result<Pat
         Err(failure) if failure.errno == Errno::ACCESS.raw_os_error() => enter_cwd(process, root)?,
         result => result?,
     }
-    find_program(process)
+    Ok(Program { path: find_program(process)?, landlock })
 }
 
 /// Enters the working folder, resolved inside the root: a magic link to a leaked host folder is refused
@@ -103,9 +104,10 @@ fn become_user(process: &Process<'_>) -> Result<()> {
     Ok(())
 }
 
-/// The final sets, and CAP_SYS_ADMIN where a filter without no_new_privs still has to be loaded.
+/// The final sets, and CAP_SYS_ADMIN where a filter or rules without no_new_privs still have to be loaded.
 fn interim(process: &Process<'_>, mut sets: Capabilities) -> Capabilities {
-    if process.seccomp.is_some() && !process.no_new_privileges {
+    let held = process.seccomp.is_some() || process.landlock.is_some();
+    if held && !process.no_new_privileges {
         sets.permitted |= CAP_SYS_ADMIN;
         sets.effective |= CAP_SYS_ADMIN;
     }
@@ -114,7 +116,8 @@ fn interim(process: &Process<'_>, mut sets: Capabilities) -> Capabilities {
 
 /// Finds the program as execvp(3) does, now and not at the start, so that `create` can say what is missing.
 fn find_program(process: &Process<'_>) -> Result<Path> {
-    let name = process.program().ok_or_else(|| at(Step::Find, 0)(Errno::INVAL))?;
+    // A context without a process waits, and is not started.
+    let Some(name) = process.program() else { return Ok(Path::new()) };
     let mut path = Path::new();
     if name.to_bytes().contains(&b'/') {
         path.append(name.to_bytes()).or_at(Step::Find)?;
@@ -148,10 +151,13 @@ fn check_program(path: &Path) -> core::result::Result<(), Errno> {
 }
 
 /// The last steps, after the start was given. Ends the child if one fails.
-pub(crate) fn execute(plan: &Plan<'_>, channel: BorrowedFd<'_>, path: &Path, held: bool) -> ! {
-    if !held && let Err(failure) = hold(plan, channel) {
+pub(crate) fn execute(plan: &Plan<'_>, channel: BorrowedFd<'_>, ready: &Ready) -> ! {
+    if !ready.held
+        && let Err(failure) = hold(plan, channel, &ready.program)
+    {
         fail(channel, failure);
     }
+    let path = &ready.program.path;
     let failure = exec(&plan.process, path);
     let mut interpreter = [0; interpreter::SPACE];
     let length = match failure.step {
@@ -162,8 +168,8 @@ pub(crate) fn execute(plan: &Plan<'_>, channel: BorrowedFd<'_>, path: &Path, hel
     sys::exit(exit_code(failure))
 }
 
-/// Takes on what holds the guest: label, capabilities, filter. Descriptors are closed by execve(2).
-pub(crate) fn hold(plan: &Plan<'_>, channel: BorrowedFd<'_>) -> Result<()> {
+/// Takes on what holds the guest: label, capabilities, Landlock, filter. Descriptors are closed by execve(2).
+pub(crate) fn hold(plan: &Plan<'_>, channel: BorrowedFd<'_>, program: &Program) -> Result<()> {
     let process = &plan.process;
     if let Some((file, text)) = process.label {
         let flags = OFlags::WRONLY | OFlags::CLOEXEC;
@@ -177,8 +183,11 @@ pub(crate) fn hold(plan: &Plan<'_>, channel: BorrowedFd<'_>) -> Result<()> {
         // The filter comes last: it then need not permit any of these calls.
         set_capabilities(process)?;
         sys::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0).or_at(Step::NoNewPrivileges)?;
+        landlock::hold(program.landlock.as_ref())?;
         load_filter(process, channel)
     } else {
+        // Without no_new_privs both need CAP_SYS_ADMIN. The label, which is a file to write, has come before.
+        landlock::hold(program.landlock.as_ref())?;
         load_filter(process, channel)?;
         set_capabilities(process)
     }

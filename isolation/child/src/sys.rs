@@ -231,6 +231,58 @@ pub fn seccomp(program: &[libc::sock_filter], flags: u32) -> Result<Option<Owned
     Ok(Some(unsafe { OwnedFd::from_raw_fd(result as RawFd) }))
 }
 
+/// The version of Landlock that the kernel has (landlock_create_ruleset(2), LANDLOCK_CREATE_RULESET_VERSION).
+pub fn landlock_version() -> Result<u32, Errno> {
+    const CREATE_RULESET_VERSION: c_int = 1;
+    // SAFETY: with this flag the kernel takes no attributes, and wants the pointer null and the size 0.
+    let version = check(unsafe {
+        libc::syscall(
+            libc::SYS_landlock_create_ruleset,
+            core::ptr::null::<c_void>(),
+            0usize,
+            CREATE_RULESET_VERSION,
+        )
+    })?;
+    Ok(version as u32)
+}
+
+/// landlock_create_ruleset(2): a set of rules, beside which these accesses to files are refused.
+pub(crate) fn landlock_create(handled: u64) -> Result<OwnedFd, Errno> {
+    // SAFETY: the kernel reads the one word whose size it is given: the first member of `struct landlock_ruleset_attr`.
+    let ruleset = check(unsafe {
+        libc::syscall(libc::SYS_landlock_create_ruleset, &raw const handled, size_of::<u64>(), 0)
+    })?;
+    // SAFETY: the result is a new descriptor that nobody else owns; the kernel makes it close-on-exec.
+    Ok(unsafe { OwnedFd::from_raw_fd(ruleset as RawFd) })
+}
+
+/// landlock_add_rule(2): allows accesses to a file, or to all below a folder.
+pub(crate) fn landlock_allow(
+    ruleset: BorrowedFd<'_>,
+    place: BorrowedFd<'_>,
+    allowed: u64,
+) -> Result<(), Errno> {
+    const RULE_PATH_BENEATH: c_int = 1;
+    #[repr(C, packed)]
+    struct Beneath {
+        allowed: u64,
+        parent: i32,
+    }
+    let rule = Beneath { allowed, parent: place.as_raw_fd() };
+    // SAFETY: for this kind of rule the kernel reads a `struct landlock_path_beneath_attr`, which is packed as ours is, and
+    // live for the call.
+    check(unsafe {
+        libc::syscall(libc::SYS_landlock_add_rule, ruleset.as_raw_fd(), RULE_PATH_BENEATH, &raw const rule, 0)
+    })
+    .map(drop)
+}
+
+/// landlock_restrict_self(2): from here on the process, and what it executes, is held to the rules.
+pub(crate) fn landlock_restrict(ruleset: BorrowedFd<'_>) -> Result<(), Errno> {
+    // SAFETY: the kernel is given a descriptor and a number; what may be opened from now on is none of Rust's affairs.
+    check(unsafe { libc::syscall(libc::SYS_landlock_restrict_self, ruleset.as_raw_fd(), 0) }).map(drop)
+}
+
 /// getcwd(2) into `buffer`; the text starts with `/` unless the folder lies outside the root.
 pub fn getcwd(buffer: &mut [u8]) -> Result<&[u8], Errno> {
     // SAFETY: the kernel writes at most the slice's length.

@@ -9,6 +9,7 @@ pub mod cgroup;
 pub mod criu;
 pub mod exe;
 pub mod idmap;
+pub mod landlock;
 pub mod mountinfo;
 pub mod namespace;
 pub mod passwd;

@@ -6,13 +6,13 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 
-use rustix::io::{Errno, IoSliceMut};
+use rustix::io::{Errno, IoSlice, IoSliceMut};
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketFlags, SocketType,
-    recvmsg, send, socketpair,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, send, sendmsg, socketpair,
 };
 use rustix::process::{PidfdFlags, WaitOptions, pidfd_open, waitpid};
-use vctx_child::handshake::{DETAIL_LENGTH, Failure, Order, REPORT_LENGTH, Report};
+use vctx_child::handshake::{DETAIL_LENGTH, Failure, MOST_GROUPS, Order, REPORT_LENGTH, Report};
 use vctx_child::plan::Plan;
 
 use crate::namespace::{Joined, Kind};
@@ -346,7 +346,10 @@ impl Handshake {
     ///
     /// [`Error::Died`] when nobody listens any more.
     pub fn order(&self, order: Order) -> Result<(), Error> {
-        let sent = rustix::io::retry_on_intr(|| send(&self.socket, &[order as u8], SendFlags::NOSIGNAL));
+        self.sent(rustix::io::retry_on_intr(|| send(&self.socket, &[order as u8], SendFlags::NOSIGNAL)))
+    }
+
+    fn sent(&self, sent: Result<usize, Errno>) -> Result<(), Error> {
         match sent {
             Ok(_) => Ok(()),
             // Whatever the child had to say before it died is still to be read.
@@ -354,6 +357,27 @@ impl Handshake {
             // It lives, and waits for the order: there is nothing to read.
             Err(error) => Err(Error::Channel(error.into())),
         }
+    }
+
+    /// Sends the `tasks` files of the groups that the child enters ([`Order::Groups`]).
+    ///
+    /// # Errors
+    ///
+    /// As [`Handshake::order`].
+    pub fn groups(&self, tasks: &[OwnedFd]) -> Result<(), Error> {
+        let refused = |error: Errno| Error::Channel(error.into());
+        let count = u8::try_from(tasks.len()).ok().filter(|count| usize::from(*count) <= MOST_GROUPS);
+        let bytes = [Order::Groups as u8, count.ok_or_else(|| refused(Errno::TOOBIG))?];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_GROUPS))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let descriptors: Vec<BorrowedFd<'_>> = tasks.iter().map(AsFd::as_fd).collect();
+        if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(&descriptors)) {
+            return Err(refused(Errno::NOBUFS));
+        }
+        let sent = rustix::io::retry_on_intr(|| {
+            sendmsg(&self.socket, &[IoSlice::new(&bytes)], &mut control, SendFlags::NOSIGNAL)
+        });
+        self.sent(sent)
     }
 
     /// Waits for one of these reports. A failure of the child is an error.

@@ -144,7 +144,21 @@ fn check_kind(context: &Context, spec: &Spec) -> Result<()> {
     if !crate::plan::makes_mounts(spec) {
         return refuse("it has no mount namespace of its own");
     }
-    Ok(())
+    lost(spec)?.map_or(Ok(()), refuse)
+}
+
+/// What criu does not write down, and a restored process would be without.
+fn lost(spec: &Spec) -> Result<Option<&'static str>> {
+    let policy = spec.linux().as_ref().is_some_and(|linux| linux.memory_policy().is_some());
+    Ok(if crate::landlock::rules(spec)?.is_some() {
+        Some("criu does not bring back the rules of Landlock")
+    } else if policy {
+        Some("criu does not bring back linux.memoryPolicy")
+    } else if !crate::plan::net_devices(spec).is_empty() {
+        Some("criu does not bring back linux.netDevices")
+    } else {
+        None
+    })
 }
 
 fn check_features(dump: &Dump) -> Result<()> {

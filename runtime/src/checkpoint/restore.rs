@@ -10,9 +10,9 @@ use vctx_context::spawn::{self, Child};
 use vctx_context::{procfs, terminal};
 
 use super::images::Folders;
-use super::{Common, check_caller, common_options, confine, external_key, mounts};
+use super::{Common, check_caller, common_options, confine, external_key, lost, mounts};
 use crate::create::{self, Console, Created, Request, match_terminal};
-use crate::groups::{apply_devices, enter_cgroup, without_devices};
+use crate::groups::{all_groups, apply_devices, without_devices};
 use crate::hooks::{self, Point};
 use crate::host::Host;
 use crate::plan::RootFs;
@@ -45,8 +45,15 @@ const LOG: &str = "restore.log";
 pub fn restore(store: &Store, mut request: Request, revival: &Revival) -> Result<Created> {
     check_id(&request.id)?;
     crate::validate::validate(&request.config.spec)?;
+    if request.config.spec.process().is_none() {
+        return Err(Error::invalid("process", "is missing; it says what the restored processes may do"));
+    }
     crate::kernel::supports(&request.config.spec)?;
+    let passed_over = crate::kernel::set_aside(&mut request.config.spec);
     check_caller("restore")?;
+    if let Some(reason) = lost(&request.config.spec)? {
+        return Err(Error::NoRestore(reason));
+    }
     let root = create::root(&request)?;
     let RootFs::Folder(rootfs) = root.clone() else {
         return Err(Error::NoRestore("only a bundle can be restored"));
@@ -64,7 +71,7 @@ pub fn restore(store: &Store, mut request: Request, revival: &Revival) -> Result
     // Declared after the lock, and so dropped before it: what is undone is undone while the id is still ours.
     let mut undo = Undo::default();
     let mut context = create::record(folder, &request, &root, &host, &mut undo)?;
-    let (join, holder) = enter_cgroup(&mut context, spec, &mut undo)?;
+    let (join, holder) = all_groups(&mut context, spec, &mut undo)?;
     let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
     if let Some(cgroup) = &context.state.cgroup {
         // Before criu begins: what the images make it open and fill is then held by the limits of the context.
@@ -116,7 +123,7 @@ pub fn restore(store: &Store, mut request: Request, revival: &Revival) -> Result
     let pid = context.state.process.map_or(0, |(pid, _)| pid);
     create::write_pid_file(&request, pid, &mut undo)?;
     let child = undo.keep().ok_or(Error::Spawn(spawn::Error::Died))?;
-    Ok(Created { context, child, lock, warnings: Vec::new() })
+    Ok(Created { context, child, lock, warnings: passed_over.into_iter().collect() })
 }
 
 /// criu makes the mount namespace, and joins no cgroup namespace.

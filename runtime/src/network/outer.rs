@@ -169,7 +169,8 @@ pub(crate) fn prune(store: &Store, attachments: &Attachments) -> Result<Vec<Stri
             attachment.delete(attachments)?;
             done.push(format!("cni:{name}: took away what {id} had, which is gone"));
         } else if let Err(error) = attachment.check() {
-            done.push(format!("cni:{name}: {id} has not all of its network any more: {error}"));
+            // Its words: some plugins miss what was never asked of them.
+            done.push(format!("cni:{name}: {id}: {error}"));
         }
     }
     Ok(done)

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use bumpalo::Bump;
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
-use vctx_context::child::plan::{Filter, Plan, Scene, Setting};
+use vctx_context::child::plan::{Filter, Mount, Plan, Root, Scene, Setting, Source};
 use vctx_context::namespace::Kind;
 use vctx_netns::device::Device as NetDevice;
 
@@ -26,6 +26,8 @@ pub struct Facts<'a> {
     pub join: Vec<(BorrowedFd<'a>, u32)>,
     /// The child ends up in a user namespace that is not ours.
     pub user_namespace: bool,
+    /// Accesses to files that Landlock refuses where no rule allows them.
+    pub landlock: u64,
     /// Capabilities that can be granted, as a bit mask.
     pub grantable: u64,
     /// setgroups(2) is denied there.
@@ -49,6 +51,8 @@ pub struct Facts<'a> {
     pub proc: BorrowedFd<'a>,
     /// See [`Plan::tasks`].
     pub tasks: Vec<BorrowedFd<'a>>,
+    /// The control groups of version 1 are made while the child mounts.
+    pub groups_later: bool,
     /// See [`Plan::close`].
     pub close: Vec<BorrowedFd<'a>>,
     /// See [`vctx_context::child::plan::Process::path`].
@@ -122,7 +126,14 @@ pub fn new_context<'a>(arena: &'a Bump, spec: &Spec, facts: &Facts<'a>) -> Resul
     let namespaces = linux.and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
     let makes =
         |kind: LinuxNamespaceType| namespaces.iter().any(|one| one.typ() == kind && one.path().is_none());
-    let process = spec.process().as_ref().ok_or_else(|| Error::invalid("process", "is missing"))?;
+    let idle;
+    let process = match spec.process() {
+        Some(process) => process,
+        None => {
+            idle = process::idle();
+            &idle
+        }
+    };
     let mut sysctl = Vec::new();
     // In the order of their names: the same configuration always makes the same plan.
     let wanted = linux.and_then(|linux| linux.sysctl().as_ref()).into_iter().flatten();
@@ -140,6 +151,7 @@ pub fn new_context<'a>(arena: &'a Bump, spec: &Spec, facts: &Facts<'a>) -> Resul
         user_namespace: facts.user_namespace,
         time_offsets: makes(LinuxNamespaceType::Time)
             .then(|| &*arena.alloc_slice_copy(time_offsets(spec).as_bytes())),
+        groups_before: facts.groups_later.then(|| groups_before(root)),
         new_cgroup_namespace: makes(LinuxNamespaceType::Cgroup),
         loopback: makes(LinuxNamespaceType::Network),
         hostname: bytes(spec.hostname()),
@@ -156,6 +168,16 @@ pub fn new_context<'a>(arena: &'a Bump, spec: &Spec, facts: &Facts<'a>) -> Resul
         scene: Scene::New(arena.alloc(setting)),
         process: process::process(arena, process, spec, facts, true)?,
     })
+}
+
+/// The first mount that shows control groups, or takes so much memory that they have to count it; else the end.
+fn groups_before(root: &Root<'_>) -> usize {
+    let waits = |mount: &Mount<'_>| match mount.source {
+        Source::Folders { .. } => true,
+        Source::FileSystem { kind, .. } => mount.copy_up || kind.to_bytes().starts_with(b"cgroup"),
+        Source::Bind { path, .. } | Source::Tree { path, .. } => path.to_bytes().starts_with(b"/sys"),
+    };
+    root.mounts.iter().position(waits).unwrap_or(root.mounts.len())
 }
 
 fn time_offsets(spec: &Spec) -> String {

@@ -6,7 +6,7 @@ use std::ffi::{CStr, c_char};
 use bumpalo::Bump;
 use oci_spec::runtime::{LinuxCapabilities, PosixRlimitType, Process as SpecProcess, Spec};
 use vctx_context::capability;
-use vctx_context::child::plan::{Capabilities, Console, Process};
+use vctx_context::child::plan::{Capabilities, Console, Landlock, LandlockRule, Process};
 use vctx_context::child::sys::SchedulerAttributes;
 
 use super::{Facts, Press};
@@ -74,10 +74,23 @@ pub(crate) fn process<'a>(
         affinity: if first { None } else { final_affinity(arena, process)? },
         label: label(&press, process)?,
         keyring: facts.keyring,
+        landlock: landlock(&press, spec, facts)?,
         seccomp: facts.filter,
         console: facts.console.map(|socket| Console { socket, size }),
         keep_below: facts.preserve.saturating_add(3),
     })
+}
+
+/// What waits in a context that has no process, and is never started: it has no program, and may do nothing.
+pub(super) fn idle() -> SpecProcess {
+    let mut process = SpecProcess::default();
+    process
+        .set_args(None)
+        .set_env(None)
+        .set_rlimits(None)
+        .set_capabilities(None)
+        .set_no_new_privileges(Some(true));
+    process
 }
 
 /// The CPUs of a process that joins, once it is in its control group.
@@ -251,6 +264,16 @@ pub(crate) fn mask(field: &str, list: &str) -> Result<Vec<u64>> {
         (first..=last).for_each(|bit| words[bit / 64] |= 1 << (bit % 64));
     }
     Ok(words)
+}
+
+fn landlock<'a>(press: &Press<'a>, spec: &Spec, facts: &Facts<'a>) -> Result<Option<Landlock<'a>>> {
+    let Some(rules) = crate::landlock::rules(spec)? else { return Ok(None) };
+    let rule = |rule: &crate::landlock::Rule<'_>| {
+        let (folder, file) = rule.access.bits(facts.landlock);
+        Ok(LandlockRule { path: press.text(rule.path)?, folder, file })
+    };
+    let rules = rules.iter().map(rule).collect::<Result<Vec<_>>>()?;
+    Ok(Some(Landlock { handled: facts.landlock, rules: press.list(rules) }))
 }
 
 /// Where the label of execve(2) is written: AppArmor has a folder of its own since Linux 5.8.

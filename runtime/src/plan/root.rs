@@ -108,7 +108,7 @@ fn mount<'a>(
             ));
         }
         options.clear = whole_atime(options.set);
-        options.clear_recursive = 0;
+        options.clear_recursive = whole_atime(options.set_recursive);
         let source =
             mount.source().as_ref().map_or(kind.as_bytes(), |path| path.as_os_str().as_encoded_bytes());
         let label = files_label.filter(|_| !matches!(kind, "proc" | "sysfs" | "mqueue"));

@@ -19,7 +19,7 @@ pub(super) fn hooks(spec: &Spec) -> Result<()> {
             }
             hook.args().iter().flatten().try_for_each(|one| text(&at("args"), one))?;
             hook.env().iter().flatten().try_for_each(|one| text(&at("env"), one))?;
-            if let Some(seconds) = hook.timeout().filter(|seconds| *seconds < 0) {
+            if let Some(seconds) = hook.timeout().filter(|seconds| *seconds <= 0) {
                 return Err(Error::invalid(at("timeout"), format!("is {seconds}, and must be more than 0")));
             }
         }

@@ -3,7 +3,9 @@
 use std::collections::HashSet;
 use std::path::{Component, Path};
 
-use oci_spec::runtime::{Linux, LinuxDeviceType, LinuxNamespaceType, LinuxResources, Spec};
+use oci_spec::runtime::{
+    Linux, LinuxDeviceType, LinuxMemoryPolicy, LinuxNamespaceType, LinuxResources, Spec,
+};
 use vctx_context::cgroup;
 
 use super::{path, text};
@@ -80,8 +82,15 @@ pub(super) fn linux(spec: &Spec, linux: &Linux) -> Result<()> {
 
 /// What is checked by itself, whatever stands beside it.
 fn parts(linux: &Linux) -> Result<()> {
-    if let Some(nodes) = linux.memory_policy().as_ref().and_then(|policy| policy.nodes().as_deref()) {
-        crate::plan::process::mask("linux.memoryPolicy.nodes", nodes)?;
+    if let Some(policy) = linux.memory_policy() {
+        memory_policy(policy)?;
+    }
+    // The specification has flags, and no value of them yet.
+    if let Some(flag) = linux.personality().as_ref().and_then(|one| one.flags().as_ref()?.first()) {
+        return Err(Error::invalid(
+            "linux.personality.flags",
+            format!("holds {flag:?}; no flag is supported, leave them away"),
+        ));
     }
     paths(linux)?;
     devices(linux)?;
@@ -108,6 +117,30 @@ fn parts(linux: &Linux) -> Result<()> {
         if let Some(agent) = profile.listener_path() {
             path("linux.seccomp.listenerPath", agent)?;
         }
+    }
+    Ok(())
+}
+
+/// What set_mempolicy(2) would refuse without saying why.
+fn memory_policy(policy: &LinuxMemoryPolicy) -> Result<()> {
+    use oci_spec::runtime::{MemoryPolicyFlagType as Flag, MemoryPolicyModeType as Mode};
+    let none =
+        crate::plan::process::mask("linux.memoryPolicy.nodes", policy.nodes().as_deref().unwrap_or(""))?
+            .is_empty();
+    match policy.mode() {
+        Mode::MpolDefault | Mode::MpolLocal if !none => {
+            Err(Error::invalid("linux.memoryPolicy.nodes", "is set, and this mode takes no nodes"))
+        }
+        Mode::MpolBind | Mode::MpolInterleave | Mode::MpolWeightedInterleave | Mode::MpolPreferredMany
+            if none =>
+        {
+            Err(Error::invalid("linux.memoryPolicy.nodes", "is empty, and this mode needs at least one node"))
+        }
+        _ => Ok(()),
+    }?;
+    let has = |flag: Flag| policy.flags().iter().flatten().any(|one| *one == flag);
+    if has(Flag::MpolFStaticNodes) && has(Flag::MpolFRelativeNodes) {
+        return Err(Error::invalid("linux.memoryPolicy.flags", "holds both STATIC_NODES and RELATIVE_NODES"));
     }
     Ok(())
 }
@@ -283,6 +316,13 @@ fn devices(linux: &Linux) -> Result<()> {
                 format!("is {:?}, and must be an absolute path without `..`", device.path()),
             ));
         }
+        // The package takes a number that is missing for 0. That is no driver's, and in an overlay means an erased file.
+        if device.typ() != LinuxDeviceType::P && device.major() == 0 {
+            return Err(Error::invalid(
+                format!("linux.devices[{index}].major"),
+                "is missing or 0, which no device has",
+            ));
+        }
         let numbers = [("major", device.major()), ("minor", device.minor())];
         for ((name, number), end) in numbers.into_iter().zip(NUMBERS) {
             if device.typ() != LinuxDeviceType::P && !(0..end).contains(&number) {
@@ -296,7 +336,12 @@ fn devices(linux: &Linux) -> Result<()> {
     Ok(())
 }
 
-fn resources(resources: &LinuxResources) -> Result<()> {
+/// Refuses limits that are wrong in themselves.
+///
+/// # Errors
+///
+/// Names the field.
+pub(crate) fn resources(resources: &LinuxResources) -> Result<()> {
     cgroup::validate(resources).map_err(|error| match error {
         cgroup::Error::Value { field, why } => Error::invalid(format!("linux.resources.{field}"), why),
         other => Error::Cgroup(other),

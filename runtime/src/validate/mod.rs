@@ -11,6 +11,8 @@ use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
 
 use crate::{Error, Result};
 
+pub(crate) use linux::resources;
+
 /// Longest text in a configuration, in bytes: the kernel takes no longer argument or variable (execve(2), "Limits on size
 /// of arguments and environment"), and lengths that overflow have been an attack (CVE-2021-43784).
 const TEXT: usize = (128 << 10) - 1;
@@ -34,11 +36,13 @@ pub fn validate(spec: &Spec) -> Result<()> {
     if root.path().as_os_str().is_empty() {
         return Err(Error::invalid("root.path", "is empty"));
     }
-    let process = spec
-        .process()
-        .as_ref()
-        .ok_or_else(|| Error::invalid("process", "is missing; it says what to run"))?;
-    self::process("process", process)?;
+    // Without one, a context can be made, and not be started (runtime-spec, "Process").
+    if let Some(process) = spec.process() {
+        self::process("process", process)?;
+    }
+    if spec.annotations().iter().flatten().any(|(key, _)| key.is_empty()) {
+        return Err(Error::invalid("annotations", "has an empty key"));
+    }
     for (index, mount) in spec.mounts().iter().flatten().enumerate() {
         let field = format!("mounts[{index}].destination");
         path(&field, mount.destination())?;
@@ -70,19 +74,25 @@ pub fn validate(spec: &Spec) -> Result<()> {
         }
     }
     hooks::hooks(spec)?;
+    crate::landlock::rules(spec)?;
     match spec.linux() {
         Some(linux) => linux::linux(spec, linux),
         None => Err(Error::invalid("linux", "is missing; a Linux context needs its namespaces at least")),
     }
 }
 
+/// `MAJOR.MINOR.PATCH`, and what may follow after a hyphen or a plus (semver.org, 2.0.0).
 fn version(version: &str) -> Result<()> {
-    let mut numbers = version.split(['.', '-', '+']);
-    let major = numbers.next().and_then(|number| number.parse::<u32>().ok());
-    let minor = numbers.next().and_then(|number| number.parse::<u32>().ok());
-    match (major, minor) {
-        (Some(1), Some(_)) => Ok(()),
-        (Some(_), Some(_)) => {
+    let (core, rest) = version.split_at(version.find(['-', '+']).unwrap_or(version.len()));
+    let number = |text: &str| text.parse::<u32>().ok().filter(|number| number.to_string() == text);
+    let numbers: Vec<_> = core.split('.').map(number).collect();
+    let word = |part: &str| {
+        !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    };
+    let is_word_list = rest.is_empty() || rest[1..].split(['.', '+']).all(word);
+    match numbers.as_slice() {
+        [Some(1), Some(_), Some(_)] if is_word_list => Ok(()),
+        [Some(_), Some(_), Some(_)] if is_word_list => {
             Err(Error::invalid("ociVersion", format!("is {version}; versions 1.0 to 1.3 are understood")))
         }
         _ => Err(Error::invalid("ociVersion", format!("is {version:?}, which is no version such as 1.2.0"))),
@@ -141,7 +151,7 @@ pub fn process(field: &str, process: &Process) -> Result<()> {
         ));
     }
     affinity(field, process)?;
-    crate::plan::process::scheduler(process)?;
+    scheduler(process)?;
     crate::plan::process::io_priority(process)?;
     if let Some(mask) = process.user().umask()
         && mask > 0o777
@@ -151,7 +161,8 @@ pub fn process(field: &str, process: &Process) -> Result<()> {
             format!("is {mask:o}, and must lie between 0 and 777 (octal)"),
         ));
     }
-    if let Some(size) = process.console_size()
+    // Without a terminal the size must be passed over.
+    if let Some(size) = process.console_size().filter(|_| process.terminal() == Some(true))
         && (size.height() > u64::from(u16::MAX) || size.width() > u64::from(u16::MAX))
     {
         return Err(Error::invalid(at("consoleSize"), "is larger than 65,535 characters"));
@@ -162,6 +173,34 @@ pub fn process(field: &str, process: &Process) -> Result<()> {
         if let Some(label) = label {
             text(&at(name), label)?;
         }
+    }
+    Ok(())
+}
+
+/// What sched_setattr(2) would refuse without saying why (sched(7)).
+fn scheduler(process: &Process) -> Result<()> {
+    const KEEP_POLICY_OR_PARAMETERS: u64 = 0x18;
+    let Some(wanted) = crate::plan::process::scheduler(process)? else { return Ok(()) };
+    if wanted.flags & KEEP_POLICY_OR_PARAMETERS != 0 {
+        return Ok(());
+    }
+    let refuse = |field: &str, why: String| Err(Error::invalid(format!("process.scheduler.{field}"), why));
+    let (real_time, deadline) = (matches!(wanted.policy, 1 | 2), wanted.policy == 6);
+    if !(-20..=19).contains(&wanted.nice) {
+        return refuse("nice", format!("is {}, and must lie between -20 and 19", wanted.nice));
+    }
+    if real_time && !(1..=99).contains(&wanted.priority) {
+        return refuse("priority", format!("is {}, and must lie between 1 and 99", wanted.priority));
+    }
+    if !real_time && wanted.priority != 0 {
+        return refuse("priority", "is set; SCHED_FIFO and SCHED_RR alone have one".into());
+    }
+    let period = if wanted.period == 0 { wanted.deadline } else { wanted.period };
+    if deadline && !(1..=wanted.deadline).contains(&wanted.runtime) {
+        return refuse("runtime", "must lie between 1 and the deadline".into());
+    }
+    if deadline && period < wanted.deadline {
+        return refuse("period", "is shorter than the deadline".into());
     }
     Ok(())
 }
@@ -280,7 +319,7 @@ fn text(field: &str, text: &str) -> Result<()> {
     Ok(())
 }
 
-fn path(field: &str, path: &Path) -> Result<()> {
+pub(crate) fn path(field: &str, path: &Path) -> Result<()> {
     let bytes = path.as_os_str().as_encoded_bytes();
     if bytes.len() >= PATH {
         return Err(Error::invalid(

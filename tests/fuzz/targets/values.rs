@@ -95,7 +95,8 @@ fn pairs(text: &str) {
             Network::Context(id) => assert!(!id.is_empty()),
             // It becomes the name of a file.
             Network::Named(name) => assert!(!name.is_empty() && !name.contains('/') && !name.starts_with('.')),
-            Network::None | Network::Host | Network::Shared => {}
+            Network::Cni(name) => assert!(!name.is_empty() && !name.contains('/') && !name.starts_with('.')),
+            Network::None | Network::Host | Network::Shared | Network::Program(_) => {}
         }
     }
     let _ = text.parse::<SecurityOpt>();

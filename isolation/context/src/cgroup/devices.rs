@@ -7,6 +7,7 @@ use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceCgroupBuilder, LinuxDevice
 use rustix::fs::{Mode as FileMode, OFlags, open};
 use rustix::io::Errno;
 
+use super::systemd::Scope;
 use super::{Cgroup, Error, file, program};
 
 pub(super) const MKNOD: u8 = 1;
@@ -133,11 +134,29 @@ impl Cgroup {
     pub(super) fn apply_devices(&self, list: &[LinuxDeviceCgroup]) -> Result<(), Error> {
         let policy = Policy::parse(list)?;
         match (self.v1_dir("devices"), self.v2_dir()) {
-            (Some(dir), _) => update_v1(dir, &List::of(&policy)?),
+            (Some(dir), _) => match (&self.scope, List::of(&policy)?) {
+                (Some(scope), list) => self.tell_first(scope, dir, &list),
+                (None, list) => update_v1(dir, &list),
+            },
             (None, Some(dir)) => program::replace(dir, &policy),
             (None, None) if policy.allow && policy.rules.is_empty() => Ok(()),
             (None, None) => Err(self.missing("devices", "the devices controller")),
         }
+    }
+
+    /// systemd writes its rules before we write ours, which may say more. In between less is allowed than before or
+    /// after: the processes are stopped, so that none meets it.
+    fn tell_first(&self, scope: &Scope, dir: &Path, list: &List) -> Result<(), Error> {
+        let stopped_by_us = !self.is_frozen()?;
+        if stopped_by_us {
+            self.freeze()?;
+        }
+        let result =
+            scope.tell_devices(list).and_then(|()| update_v1(dir, list)).and_then(|()| self.take_back(scope));
+        if stopped_by_us {
+            self.thaw()?;
+        }
+        result
     }
 }
 
@@ -261,11 +280,17 @@ impl Writer<'_> {
 pub(super) fn line(nodes: &Nodes, access: u8) -> String {
     let number = |number: Option<u32>| number.map_or("*".to_owned(), |number| number.to_string());
     let kind = if nodes.kind == Kind::Block { 'b' } else { 'c' };
-    let mut line = format!("{kind} {}:{} ", number(nodes.major), number(nodes.minor));
-    line.extend(
-        [(READ, 'r'), (WRITE, 'w'), (MKNOD, 'm')].iter().filter(|(bit, _)| access & bit != 0).map(|p| p.1),
-    );
-    line
+    let line = format!("{kind} {}:{} ", number(nodes.major), number(nodes.minor));
+    line + &letters(access)
+}
+
+/// An access in the words of the kernel and of systemd.
+pub(super) fn letters(access: u8) -> String {
+    [(READ, 'r'), (WRITE, 'w'), (MKNOD, 'm')]
+        .iter()
+        .filter(|(bit, _)| access & bit != 0)
+        .map(|p| p.1)
+        .collect()
 }
 
 #[cfg(test)]

@@ -165,11 +165,11 @@ pub enum Error {
         /// What the user's systemd manages.
         root: PathBuf,
     },
-    /// The systemd driver works with the unified hierarchy alone.
+    /// Version 1 is not safe to be handed to an ordinary user.
     #[error(
-        "the systemd driver needs cgroup v2 alone, and this machine has {mode}; use the cgroupfs manager"
+        "the systemd of an ordinary user has scopes with cgroup v2 alone, and this machine has {mode}; use the cgroupfs manager"
     )]
-    SystemdNeedsV2 {
+    UserSystemdNeedsV2 {
         /// The kind of machine.
         mode: super::Mode,
     },
@@ -249,6 +249,12 @@ impl Error {
         };
         // Reading a file of a group that has been removed since it was opened gives ENODEV.
         matches!(Errno::from_io_error(source), Some(Errno::NOENT | Errno::NODEV))
+    }
+
+    /// The process that was looked at or moved has ended.
+    pub(super) fn is_of_the_dead(&self) -> bool {
+        let (Error::Read { source, .. } | Error::Write { source, .. }) = self else { return false };
+        matches!(Errno::from_io_error(source), Some(Errno::SRCH | Errno::NOENT))
     }
 
     /// The kernel's error number of a refused write.

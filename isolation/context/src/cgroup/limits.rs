@@ -88,8 +88,8 @@ impl Cgroup {
             self.apply_unified(unified)?;
         }
         let only_devices = LinuxResources::default().set_devices(resources.devices().clone()) == resources;
-        match (&self.scope, self.v2_dir()) {
-            (Some(scope), Some(dir)) if !only_devices => scope.tell(dir),
+        match &self.scope {
+            Some(scope) if !only_devices => scope.tell(self).and_then(|()| self.take_back(scope)),
             _ => Ok(()),
         }
     }

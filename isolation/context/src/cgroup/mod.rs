@@ -32,6 +32,7 @@ use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{Mode as FileMode, OFlags, open};
 use serde::{Deserialize, Serialize};
+use vctx_child::handshake::MOST_GROUPS;
 
 pub use addresses::Addresses;
 pub use devices::default_devices;
@@ -136,6 +137,17 @@ impl Cgroup {
             v2: layout.v2.as_ref().map(place),
             scope: None,
         })
+    }
+
+    /// The part that a process has to be born into, and the part that it can enter later at no cost: its groups of version 2,
+    /// and those of version 1. A scope is one.
+    #[must_use]
+    pub fn parts(&self) -> (Option<Cgroup>, Option<Cgroup>) {
+        if self.scope.is_some() || self.v1.is_empty() || self.v1.len() > MOST_GROUPS {
+            return (Some(self.clone()), None);
+        }
+        let born = self.v2.clone().map(|v2| Cgroup { v1: Vec::new(), v2: Some(v2), ..self.clone() });
+        (born, Some(Cgroup { v2: None, ..self.clone() }))
     }
 
     /// The group whose directories are those that `places` name below this one's, such as `exec --cgroup` does. A
@@ -305,6 +317,21 @@ impl Cgroup {
 }
 
 impl Hierarchy {
+    /// The directory of the process in this hierarchy.
+    fn place_of(&self, pid: i32) -> Result<PathBuf, Error> {
+        let membership = file::read(Path::new(&format!("/proc/{pid}/cgroup")))?;
+        let path = layout::path_of(&membership, &self.controllers).unwrap_or_default();
+        Ok(self.point.join(path.trim_start_matches('/')))
+    }
+
+    /// Moves the process here, unless it is here or below.
+    fn hold(&self, pid: i32) -> Result<(), Error> {
+        if self.place_of(pid)?.starts_with(&self.dir) {
+            return Ok(());
+        }
+        file::write(&self.dir.join("cgroup.procs"), &pid.to_string(), "the control group of a process")
+    }
+
     /// What it controls. Version 2 says so in the group, where a controller is present or not.
     fn controllers(&self) -> Result<Vec<String>, Error> {
         match self.controllers.as_slice() {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use rustix::fs::{AtFlags, Dir, FileType, Mode as FileMode, OFlags, open, openat, unlinkat};
 use rustix::io::Errno;
 
+use super::systemd::Scope;
 use super::{Cgroup, Error, Hierarchy, Mode, file};
 use crate::spawn::Placeholder;
 
@@ -31,11 +32,11 @@ pub struct Created {
 impl Cgroup {
     /// Makes the group in every hierarchy. What was made is removed again when a later step fails.
     pub fn create(&self) -> Result<Created, Error> {
-        if let (Some(scope), Some(unified)) = (&self.scope, &self.v2) {
-            return scope.start(unified).map(|holder| Created { existed: false, holder: Some(holder) });
-        }
         let mut made = Vec::new();
-        let result = self.create_recording(&mut made);
+        let result = match &self.scope {
+            Some(scope) => self.create_scope(scope, &mut made),
+            None => self.create_recording(&mut made),
+        };
         if result.is_err() {
             for dir in made.iter().rev() {
                 // The first error is the one to report; a directory that someone else entered meanwhile is theirs.
@@ -45,16 +46,26 @@ impl Cgroup {
         result
     }
 
+    /// Has systemd make the scope, and makes the group in the version 1 hierarchies that systemd leaves alone.
+    fn create_scope(&self, scope: &Scope, made: &mut Vec<PathBuf>) -> Result<Created, Error> {
+        let holder = scope.start(self)?;
+        for hierarchy in &self.v1 {
+            if hierarchy.place_of(holder.pid())? == hierarchy.dir {
+                continue;
+            }
+            if make_in(hierarchy, made)? == Leaf::Existed
+                && !file::read(&hierarchy.dir.join("tasks"))?.is_empty()
+            {
+                return Err(Error::Occupied { path: hierarchy.dir.clone() });
+            }
+        }
+        Ok(Created { existed: false, holder: Some(holder) })
+    }
+
     fn create_recording(&self, made: &mut Vec<PathBuf>) -> Result<Created, Error> {
         let mut existed = false;
         for hierarchy in self.hierarchies() {
-            let leaf = make(&hierarchy.point, &hierarchy.dir, made)?;
-            existed |= leaf == Leaf::Existed;
-            if hierarchy.controllers.iter().any(|name| name == "cpuset") {
-                for file in ["cpuset.cpus", "cpuset.mems"] {
-                    inherit(&hierarchy.point, &hierarchy.dir, file, leaf)?;
-                }
-            }
+            existed |= make_in(hierarchy, made)? == Leaf::Existed;
         }
         // Whoever is in there would be limited, frozen and in the end killed along with the context.
         if existed && !self.procs(true)?.is_empty() {
@@ -123,6 +134,17 @@ impl Cgroup {
 enum Leaf {
     Made,
     Existed,
+}
+
+/// Makes the group in one hierarchy, ready to take processes.
+fn make_in(hierarchy: &Hierarchy, made: &mut Vec<PathBuf>) -> Result<Leaf, Error> {
+    let leaf = make(&hierarchy.point, &hierarchy.dir, made)?;
+    if hierarchy.controllers.iter().any(|name| name == "cpuset") {
+        for file in ["cpuset.cpus", "cpuset.mems"] {
+            inherit(&hierarchy.point, &hierarchy.dir, file, leaf)?;
+        }
+    }
+    Ok(leaf)
 }
 
 /// Makes `dir` and its missing ancestors down from `point`, which exists.

@@ -67,6 +67,9 @@ pub enum Error {
         /// The first such call.
         syscall: String,
     },
+    /// Nobody would get it; the OCI specification demands a refusal here.
+    #[error("seccomp: listenerMetadata is set, and listenerPath is not")]
+    MetadataWithoutListener,
     /// Error numbers end there for libseccomp and the kernel, and a tracer's message has 16 bits.
     #[error("seccomp: {place}: error number {value} is larger than {limit}")]
     ErrnoTooLarge {

@@ -17,6 +17,9 @@ pub fn validate(profile: &LinuxSeccomp) -> Result<(), Error> {
     for rule in profile.syscalls().iter().flatten() {
         check(rule)?;
     }
+    if profile.listener_metadata().is_some() && profile.listener_path().is_none() {
+        return Err(Error::MetadataWithoutListener);
+    }
     match first_notify(profile) {
         Some(syscall) if profile.listener_path().is_none() => {
             Err(Error::NotifyWithoutListener { syscall: syscall.to_owned() })

@@ -2,10 +2,14 @@
 //! (`Delegate=`). It differs from the other groups in its plan, its making and its removal; and whatever limit is
 //! written to a file that systemd keeps too is told systemd, which else would write its own at the next daemon-reload.
 //!
-//! The rules for devices are not told: systemd leaves programs that others attached alone, and with no rule of its own
-//! it attaches none.
+//! The rules for devices are told on version 1 alone, where systemd writes the same file. On version 2 it leaves programs
+//! that others attached alone, and with no rule of its own it attaches none.
+//!
+//! On version 1 systemd makes the group in the hierarchies of the controllers that it knows (cpu, memory, blkio, devices,
+//! pids) and in its own; the others (cpuset, freezer, net_cls and more) are ours to make and to remove, under the same name.
 
 mod bus;
+mod nodes;
 mod properties;
 
 use std::path::{Path, PathBuf};
@@ -13,7 +17,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use zvariant::Value;
 
-use super::{Cgroup, Error, Hierarchy, Layout, Mode, file, layout};
+use super::devices::List;
+use super::{Cgroup, Error, Hierarchy, Layout, Mode, layout};
 use crate::spawn::Placeholder;
 use bus::{Answer, Bus, Manager};
 
@@ -24,6 +29,8 @@ const USER_SLICE: &str = "user.slice";
 const OWN_PREFIX: &str = "vctx";
 /// The longest name of a unit, in bytes (systemd.unit(5)).
 const LONGEST_NAME: usize = 255;
+/// The version 1 hierarchy of systemd's own.
+const OWN_HIERARCHY: &str = "name=systemd";
 
 /// The unit that the group is.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
@@ -43,13 +50,8 @@ impl Cgroup {
             Some(path) => parts(path)?,
             None => (own_slice, OWN_PREFIX, id),
         };
-        let (point, own) = match (&layout.v2, layout.mode) {
-            (Some(mount), Mode::V2) => (mount.point.clone(), Path::new(mount.own.trim_start_matches('/'))),
-            _ => return Err(Error::SystemdNeedsV2 { mode: layout.mode }),
-        };
-        // A process is moved by who may write both groups and the one above them (cgroups(7), "Delegation").
-        if !own.starts_with(manager.root()) {
-            return Err(Error::OutsideUserSystemd { own: own.into(), root: manager.root() });
+        if let Manager::User(_) = manager {
+            check_place(layout, &manager.root())?;
         }
         let refuse = |why| Error::Path { path: cgroups_path.unwrap_or(id).into(), why };
         let slice = if slice.is_empty() { own_slice } else { slice };
@@ -58,13 +60,56 @@ impl Cgroup {
         if name.is_empty() || unit.len() > LONGEST_NAME {
             return Err(refuse("makes no name of a unit: it is empty or longer than 255 bytes"));
         }
-        let dir = point.join(manager.root()).join(folders).join(&unit);
+        let place = |mount: &layout::Mount| Hierarchy {
+            controllers: mount.controllers.clone(),
+            point: mount.point.clone(),
+            dir: mount.point.join(manager.root()).join(&folders).join(&unit),
+        };
         Ok(Cgroup {
             mode: layout.mode,
-            v1: Vec::new(),
-            v2: Some(Hierarchy { controllers: Vec::new(), point, dir }),
+            v1: layout.v1.iter().map(place).collect(),
+            v2: layout.v2.as_ref().map(place),
             scope: Some(Scope { unit, slice: slice.into() }),
         })
+    }
+
+    /// With version 1, puts back what systemd has moved. When the controllers of a slice change, as they do when it is
+    /// new, systemd moves every process below it up to the slice, in those hierarchies, scopes that are handed over
+    /// included; there no limit of ours would hold.
+    pub(super) fn take_back(&self, scope: &Scope) -> Result<(), Error> {
+        if self.v1.is_empty() {
+            return Ok(());
+        }
+        // It does so when it has time. It has had, once it answers again.
+        scope.ask()?;
+        for pid in self.procs(true)? {
+            for hierarchy in &self.v1 {
+                match hierarchy.hold(pid) {
+                    Err(error) if error.is_of_the_dead() => break,
+                    result => result?,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The directory of the unit: where systemd itself looks for its processes.
+    fn tracked(&self) -> Result<&Hierarchy, Error> {
+        let own = || self.v1.iter().find(|hierarchy| hierarchy.controllers == [OWN_HIERARCHY]);
+        self.v2.as_ref().or_else(own).ok_or(Error::NoSystemd)
+    }
+}
+
+/// Whether an ordinary user may have a scope: its systemd is trusted with version 2 alone, and a process is moved by who
+/// may write both groups and the one above them (cgroups(7), "Delegation").
+fn check_place(layout: &Layout, root: &Path) -> Result<(), Error> {
+    let own = match (&layout.v2, layout.mode) {
+        (Some(mount), Mode::V2) => Path::new(mount.own.trim_start_matches('/')),
+        _ => return Err(Error::UserSystemdNeedsV2 { mode: layout.mode }),
+    };
+    match own.starts_with(root) {
+        true => Ok(()),
+        false => Err(Error::OutsideUserSystemd { own: own.into(), root: root.into() }),
     }
 }
 
@@ -114,9 +159,10 @@ fn unit(prefix: &str, name: &str) -> String {
 }
 
 impl Scope {
-    /// Has systemd make the scope, whose directory must then be `hierarchy`'s. A scope needs a process: the one
+    /// Has systemd make the scope, whose directory must then be that of `group`. A scope needs a process: the one
     /// returned is in it, and keeps it alive until another is.
-    pub(super) fn start(&self, hierarchy: &Hierarchy) -> Result<Placeholder, Error> {
+    pub(super) fn start(&self, group: &Cgroup) -> Result<Placeholder, Error> {
+        let hierarchy = group.tracked()?;
         let mut bus = Bus::connect()?;
         let holder = Placeholder::new().map_err(Error::Placeholder)?;
         self.accept("subscribe to systemd for", bus.call("Subscribe", &())?)?;
@@ -135,9 +181,7 @@ impl Scope {
         let answer = bus.call("StartTransientUnit", &(&self.unit, "fail", properties, auxiliary))?;
         let job = self.accept("start", answer)?;
         self.finish(&mut bus, "start", &Bus::job(&job)?)?;
-        let membership = file::read(Path::new(&format!("/proc/{}/cgroup", holder.pid())))?;
-        let path = layout::path_of(&membership, &[]).unwrap_or_default();
-        match hierarchy.point.join(path.trim_start_matches('/')) {
+        match hierarchy.place_of(holder.pid())? {
             dir if dir == hierarchy.dir => Ok(holder),
             dir => Err(Error::Elsewhere { unit: self.unit.clone(), planned: hierarchy.dir.clone(), dir }),
         }
@@ -157,10 +201,23 @@ impl Scope {
         }
     }
 
-    /// Tells systemd the limits that are in force in `dir`.
-    pub(super) fn tell(&self, dir: &Path) -> Result<(), Error> {
-        let answer = Bus::connect()?.call("SetUnitProperties", &(&self.unit, true, properties::of(dir)))?;
+    /// Tells systemd the limits that are in force in `group`.
+    pub(super) fn tell(&self, group: &Cgroup) -> Result<(), Error> {
+        let answer = Bus::connect()?.call("SetUnitProperties", &(&self.unit, true, properties::of(group)))?;
         self.accept("set the limits of", answer).map(drop)
+    }
+
+    /// Tells systemd which devices are allowed, as far as it has words for them: what it writes whenever it writes the
+    /// rules allows nothing more than `list`. It denies all before it allows those.
+    pub(super) fn tell_devices(&self, list: &List) -> Result<(), Error> {
+        let properties = nodes::properties(list)?;
+        let answer = Bus::connect()?.call("SetUnitProperties", &(&self.unit, true, properties))?;
+        self.accept("set the devices of", answer).map(drop)
+    }
+
+    /// Waits until systemd has done what it was about to do.
+    fn ask(&self) -> Result<(), Error> {
+        self.accept("ask for", Bus::connect()?.call("GetUnit", &self.unit)?).map(drop)
     }
 
     fn accept(&self, step: &'static str, answer: Answer) -> Result<bus::Body, Error> {

@@ -4,9 +4,9 @@ use std::path::Path;
 
 use zvariant::Value;
 
-use crate::cgroup::file;
+use crate::cgroup::{Cgroup, file};
 
-/// Files with one number, of which `max` is systemd's infinity as well.
+/// Version 2: files with one number, of which `max` is systemd's infinity as well.
 const NUMBERS: [(&str, &str); 7] = [
     ("memory.min", "MemoryMin"),
     ("memory.low", "MemoryLow"),
@@ -17,19 +17,53 @@ const NUMBERS: [(&str, &str); 7] = [
     ("cpu.weight", "CPUWeight"),
 ];
 
-/// The properties for what the files in `dir` say: these are the values that the kernel has taken, in its rounding, and
-/// those that systemd set itself stay as they are.
-pub(super) fn of(dir: &Path) -> Vec<(&'static str, Value<'static>)> {
+/// Version 1: controller, file with one number, property.
+const V1_NUMBERS: [(&str, &str, &str); 3] = [
+    ("memory", "memory.limit_in_bytes", "MemoryLimit"),
+    ("cpu", "cpu.shares", "CPUShares"),
+    ("pids", "pids.max", "TasksMax"),
+];
+
+/// The largest limit of memory that version 1 knows; it stands for none.
+const UNLIMITED: u64 = i64::MAX as u64 & !4095;
+
+type Properties = Vec<(&'static str, Value<'static>)>;
+
+/// The properties for what the group's files say: these are the values that the kernel has taken, in its rounding, and
+/// those that systemd set itself stay as they are. The two versions never have the same controller.
+pub(super) fn of(group: &Cgroup) -> Properties {
+    let mut properties = of_v1(group);
+    properties.extend(group.v2_dir().map(of_v2).into_iter().flatten());
+    properties
+}
+
+fn of_v1(group: &Cgroup) -> Properties {
+    let text = |controller: &str, name: &str| file::read(&group.v1_dir(controller)?.join(name)).ok();
+    let mut properties = Vec::new();
+    for (controller, name, property) in V1_NUMBERS {
+        let number = text(controller, name).as_deref().and_then(file::number);
+        let number = number.map(|number| if number >= UNLIMITED { u64::MAX } else { number });
+        properties.extend(number.map(|number| (property, Value::from(number))));
+    }
+    if let (Some(quota), Some(period)) = (text("cpu", "cpu.cfs_quota_us"), text("cpu", "cpu.cfs_period_us")) {
+        let quota_text = if quota.trim() == "-1" { "max" } else { quota.trim() };
+        properties.extend(of_quota(&format!("{quota_text} {period}")));
+    }
+    // systemd knows the file of CFQ only, and its range.
+    let weight = text("blkio", "blkio.weight").as_deref().and_then(file::number);
+    let weight = weight.filter(|weight| (10..=1000).contains(weight));
+    properties.extend(weight.map(|weight| ("BlockIOWeight", Value::from(weight))));
+    properties
+}
+
+fn of_v2(dir: &Path) -> Properties {
     let text = |name: &str| file::read(&dir.join(name)).ok();
     let mut properties = Vec::new();
     for (name, property) in NUMBERS {
         let number = text(name).as_deref().and_then(file::number);
         properties.extend(number.map(|number| (property, Value::from(number))));
     }
-    if let Some((per_second, period)) = text("cpu.max").as_deref().and_then(quota) {
-        properties.push(("CPUQuotaPerSecUSec", Value::from(per_second)));
-        properties.push(("CPUQuotaPeriodUSec", Value::from(period)));
-    }
+    properties.extend(text("cpu.max").map(|text| of_quota(&text)).into_iter().flatten());
     for (name, property) in [("cpuset.cpus", "AllowedCPUs"), ("cpuset.mems", "AllowedMemoryNodes")] {
         let mask = text(name).as_deref().and_then(mask);
         properties.extend(mask.map(|mask| (property, Value::from(mask))));
@@ -37,6 +71,11 @@ pub(super) fn of(dir: &Path) -> Vec<(&'static str, Value<'static>)> {
     let weight = text("io.weight").as_deref().and_then(|text| file::keyed(text, "default"));
     properties.extend(weight.map(|weight| ("IOWeight", Value::from(weight))));
     properties
+}
+
+fn of_quota(text: &str) -> Properties {
+    let Some((per_second, period)) = quota(text) else { return Vec::new() };
+    vec![("CPUQuotaPerSecUSec", Value::from(per_second)), ("CPUQuotaPeriodUSec", Value::from(period))]
 }
 
 /// Microseconds in a second, and the period, of `cpu.max`.
