@@ -317,7 +317,7 @@ fn what_cannot_be_restored_is_not_checkpointed() {
     let mut held = counting();
     held.set("/annotations", json!({ "io.github.vctx.landlock": "rx /" }));
     checkpoint(&held, &[]).ok();
-    restore(&held, &[]).refused_with(&["Landlock"]);
+    restore(&held, &[]).refused_with(&["rules of landlock"]);
     let native = Context::new();
     run(native.command().args(["run", "-d", "--name", &native.id, "host", "--", "sleep", "1000"])).ok();
     checkpoint(&native, &[]).refused_with(&["from a bundle"]);
