@@ -108,6 +108,10 @@ test-faults: setup-test ## a kill and every error at every system call of every 
 soak: setup-test ## SOAK_STARTS [10000] starts, four at once, some killed: nothing may grow (as root)
 	VCTX_SOAK=$(SOAK_STARTS) $(CARGO) test --workspace --test tests
 
+.PHONY: test-crowd
+test-crowd: setup-test ## 1000 contexts on one network, four at once: nothing may be left, and the time of a start (as root)
+	VCTX_CROWD=1000 $(CARGO) test --workspace --test tests -- many_contexts
+
 .PHONY: test-v2 test-systemd
 test-v2: setup-machine ## the behaviour tests on pure cgroup v2, in two QEMU machines (as root)
 	VCTX_COMMIT=$(COMMIT) tests/vm/run v2 -- $(TESTS)

@@ -10,6 +10,7 @@ use std::time::Duration;
 use clap::{ArgAction, ArgMatches, Args, Command, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use vctx_context::cgroup::Subgroup;
+use vctx_netns::rate::Change;
 
 use crate::checkpoint_args::{CheckpointArgs, RestoreArgs};
 use crate::image_args::ImageArgs;
@@ -415,6 +416,9 @@ pub(crate) struct UpdateArgs {
     /// Processes and threads at most, -1 for no limit.
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(crate) pids_limit: Option<i64>,
+    /// How much it may receive and send, such as in=100mbit,out=none; what is not named stays as it is.
+    #[arg(long, value_name = "in=RATE,out=RATE")]
+    pub(crate) net_rate: Option<Change>,
     /// Schema of Intel's L3 cache allocation, as resctrl takes it.
     #[arg(long, value_name = "SCHEMA")]
     pub(crate) l3_cache_schema: Option<String>,

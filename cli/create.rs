@@ -58,10 +58,11 @@ pub(crate) fn of_bundle(
         cgroups: cgroups(global),
         own: Vec::new(),
         folders: Vec::new(),
+        files: Vec::new(),
         joined: None,
         network: None,
         outer: None,
-        shared: None,
+        shared: Vec::new(),
     })
 }
 

@@ -23,6 +23,7 @@ pub(crate) fn run(global: &Global, args: RunArgs) -> Result<ExitCode, Error> {
             request: of_bundle(global, &args.target, bundle, &args.handles, Start::Now)?,
             keep: args.keep,
             lock: None,
+            warnings: Vec::new(),
         },
         None => crate::native::request(global, &args)?,
     };
@@ -55,7 +56,8 @@ pub(crate) fn live(
     asked: Native,
     make: impl FnOnce(&Store, Request) -> vctx_runtime::Result<Created>,
 ) -> Result<ExitCode, Error> {
-    let Native { mut request, keep, lock } = asked;
+    let Native { mut request, keep, lock, warnings } = asked;
+    Log::new(global).warnings(&warnings);
     let store = store(global);
     let mut own_terminal = None;
     if wants_terminal(&request.config.spec) && request.console.is_none() {

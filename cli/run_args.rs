@@ -14,6 +14,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use clap::{ArgMatches, Args, Command, FromArgMatches, ValueEnum};
 use vctx_netns::Network;
 use vctx_netns::ports::Publish;
+use vctx_netns::rate::Change;
+use vctx_netns::resolver::{Asked, Entry, Word};
 
 use crate::args::Handles;
 use crate::grants::{
@@ -152,7 +154,7 @@ pub(crate) struct Process {
     #[arg(short, long, value_name = "USER[:GROUP]")]
     pub(crate) user: Option<User>,
     /// Host name that the guest sees.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = values::host_name)]
     pub(crate) hostname: Option<String>,
     /// Annotation of the specification; repeatable.
     #[arg(long, value_name = "KEY=VALUE")]
@@ -243,9 +245,32 @@ pub(crate) struct Mounts {
     /// Lead ports of this machine to the context, such as 8080:80, 127.0.0.1:53:53/udp or 9000-9009:9000-9009; repeatable.
     #[arg(short, long, value_name = "[ADDRESS:]PORT:PORT[/udp]")]
     pub(crate) publish: Vec<Publish>,
-    /// Address to have on the network, of IPv4 or IPv6; the other one has the same number.
+    /// How much the context may receive and send, such as in=100mbit,out=20mbit, in the units of tc.
+    #[arg(long, value_name = "in=RATE,out=RATE")]
+    pub(crate) net_rate: Option<Change>,
+    /// Address to have on the network, of IPv4 or IPv6; the other one has the same number. Of this machine with --net
+    /// shared, and repeatable then.
     #[arg(long, value_name = "ADDRESS")]
-    pub(crate) ip: Option<IpAddr>,
+    pub(crate) ip: Vec<IpAddr>,
+    /// Name server to ask, in place of this machine's; repeatable.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) dns: Vec<IpAddr>,
+    /// Domain to try short names in, in place of this machine's; repeatable.
+    #[arg(long, value_name = "DOMAIN")]
+    pub(crate) dns_search: Vec<Word>,
+    /// Option of the resolver (resolv.conf(5)), in place of this machine's; repeatable.
+    #[arg(long, visible_alias = "dns-opt", value_name = "OPTION")]
+    pub(crate) dns_option: Vec<Word>,
+    /// Name that the context finds at an address; repeatable.
+    #[arg(long, value_name = "NAME:ADDRESS")]
+    pub(crate) add_host: Vec<Entry>,
+}
+
+impl Mounts {
+    /// What is asked for in place of this machine's resolv.conf.
+    pub(crate) fn resolver(&self) -> Asked {
+        Asked { servers: self.dns.clone(), search: self.dns_search.clone(), options: self.dns_option.clone() }
+    }
 }
 
 /// What the guest may do.

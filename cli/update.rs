@@ -17,7 +17,7 @@ pub(crate) fn run(global: &Global, args: UpdateArgs) -> Result<ExitCode, Error> 
         Some(path) => read(path)?,
         None => from_options(&args)?,
     };
-    vctx_runtime::update::update(&store(global), &args.id, &resources)?;
+    vctx_runtime::update::update(&store(global), &args.id, &resources, args.net_rate)?;
     Ok(ExitCode::SUCCESS)
 }
 

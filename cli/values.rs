@@ -29,6 +29,8 @@ pub(crate) enum ValueError {
     User,
     #[error("expected NAME=VALUE, or NAME to pass the caller's value on")]
     Env,
+    #[error("expected a host name of letters, digits and . - _, at most 64")]
+    HostName,
     #[error("expected KEY=VALUE")]
     KeyValue,
     #[error("expected PATH, or CONTROLLER[,CONTROLLER...]:PATH")]
@@ -65,6 +67,15 @@ pub(crate) enum ValueError {
     IoMax,
     #[error("expected ADDRESS:PORT")]
     Server,
+}
+
+/// A name as the kernel and the hosts files of networks take it.
+pub(crate) fn host_name(text: &str) -> Result<String, ValueError> {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
+    match (1..=64).contains(&text.len()) && text.bytes().all(fits) && !text.starts_with('-') {
+        true => Ok(text.into()),
+        false => Err(ValueError::HostName),
+    }
 }
 
 /// A limit in bytes, or none.

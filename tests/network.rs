@@ -21,6 +21,7 @@ pub fn cases() -> Vec<Case> {
         case!(killed_commands_leave_nothing_that_prune_does_not_repair),
         case!(many_contexts_come_and_go_without_a_trace),
         case!(the_rules_of_others_are_untouched),
+        case!(what_nobody_has_spoken_of_passes_where_the_policy_is_to_drop).needs(Need::Program("iptables")),
         case!(a_machine_without_nft_is_told_which_package_brings_it),
         case!(wrong_names_and_options_are_refused),
     ];
@@ -246,7 +247,10 @@ fn killed_commands_leave_nothing_that_prune_does_not_repair() {
 fn many_contexts_come_and_go_without_a_trace() {
     let host = Host::new();
     let root = host.folder.join("rootfs");
-    let count = crate::harness::rounds(100);
+    // `make test-crowd` asks for more, and for figures.
+    let crowd = std::env::var("VCTX_CROWD").ok().and_then(|text| text.parse().ok());
+    let count = crowd.unwrap_or_else(|| crate::harness::rounds(100));
+    let mut times: Vec<Duration> = Vec::new();
     let batch: Vec<String> = (0..count).map(|number| host.id(&format!("m{number}"))).collect();
     for ids in batch.chunks(4) {
         let start = |id: &String| {
@@ -255,8 +259,10 @@ fn many_contexts_come_and_go_without_a_trace() {
             command.args(["--", "sleep", "1000"]).stdout(Stdio::null());
             command.spawn().unwrap()
         };
+        let begin = std::time::Instant::now();
         let children: Vec<_> = ids.iter().map(start).collect();
         children.into_iter().for_each(|mut child| assert!(child.wait().unwrap().success()));
+        times.push(begin.elapsed() / ids.len() as u32);
     }
     let about = host.inspect("vctx0");
     let contexts = about["contexts"].as_object().unwrap();
@@ -268,7 +274,19 @@ fn many_contexts_come_and_go_without_a_trace() {
         host.call(&["delete", "--force", id]).ok();
     }
     assert_eq!(host.inspect("vctx0")["contexts"].as_object().unwrap().len(), 0);
-    eventually("the end of the devices", 20, || (host.devices() == ["lo", "up0", "vctx0"]).then_some(()));
+    eventually("the end of the devices", 60, || (host.devices() == ["lo", "up0", "vctx0"]).then_some(()));
+    if crowd.is_some() {
+        let median = |part: &[Duration]| {
+            let mut part = part.to_vec();
+            part.sort();
+            part[part.len() / 2]
+        };
+        let tenth = (times.len() / 10).max(1);
+        let (first, last) = (median(&times[..tenth]), median(&times[times.len() - tenth..]));
+        println!(
+            "{count} contexts, four at once; a start, median of the first tenth {first:?}, of the last {last:?}"
+        );
+    }
 }
 
 fn the_rules_of_others_are_untouched() {
@@ -284,6 +302,38 @@ fn the_rules_of_others_are_untouched() {
     host.call(&["network", "rm", "vctx0"]).ok();
     assert_eq!(rules(), before);
     assert_eq!(host.devices(), ["lo", "up0", "br7"]);
+}
+
+fn what_nobody_has_spoken_of_passes_where_the_policy_is_to_drop() {
+    let host = Host::new();
+    host.serve(&host.outside());
+    let both = |args: &[&str]| {
+        ["iptables", "ip6tables"].map(|program| run(host.inside(program).args(args)).ok().stdout)
+    };
+    // As Docker leaves it.
+    both(&["-P", "FORWARD", "DROP"]);
+    both(&["-N", "DOCKER-USER"]);
+    both(&["-A", "FORWARD", "-j", "DOCKER-USER"]);
+    let before = both(&["-S"]);
+    host.detached("one", &["--net", "bridge"], SERVER).ok();
+    host.detached("two", &["--net", "bridge"], SERVER).ok();
+    OUTSIDE.iter().for_each(|address| assert!(host.asks("one", address).contains("sees")));
+    assert!(host.asks("one", "two").contains("two sees"));
+    // What somebody has said holds.
+    both(&["-A", "DOCKER-USER", "-p", "tcp", "--dport", "80", "-j", "DROP"]);
+    OUTSIDE.iter().for_each(|address| host.is_refused("one", address));
+    both(&["-F", "DOCKER-USER"]);
+    OUTSIDE.iter().for_each(|address| assert!(host.asks("one", address).contains("sees")));
+    ["one", "two"].iter().for_each(|name| host.delete(name));
+    host.call(&["network", "rm", "vctx0"]).ok();
+    assert_eq!(both(&["-S"]), before);
+    // A policy that has changed since is met by `prune`.
+    both(&["-P", "FORWARD", "ACCEPT"]);
+    host.detached("one", &["--net", "bridge"], SERVER).ok();
+    both(&["-P", "FORWARD", "DROP"]);
+    host.is_refused("one", OUTSIDE[0]);
+    host.call(&["network", "prune"]).ok();
+    OUTSIDE.iter().for_each(|address| assert!(host.asks("one", address).contains("sees")));
 }
 
 fn a_machine_without_nft_is_told_which_package_brings_it() {

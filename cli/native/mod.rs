@@ -99,8 +99,16 @@ pub(crate) enum NativeError {
     ForOrdinaryUsers(&'static str),
     #[error("{0} needs --net bridge or the name of a network")]
     NeedsNetwork(&'static str),
-    #[error("--net shared needs --ip with an IPv4 address of this machine")]
+    #[error(
+        "--net-rate needs a device of the context's own, which --net bridge and networks of ours give; the host's is not held"
+    )]
+    NoDeviceToHold,
+    #[error("--net shared needs --ip with an address of this machine")]
     NoSharedAddress,
+    #[error(
+        "--ip: a context has one number on a network, which its addresses of both families end in; give one of them, or --net shared"
+    )]
+    TwoNumbers,
 }
 
 /// What is asked for, and how long what it needs is held.
@@ -110,6 +118,8 @@ pub(crate) struct Native {
     pub(crate) keep: bool,
     /// Keeps the layers of an image until the context has been created.
     pub(crate) lock: Option<Lock>,
+    /// What the context will do without.
+    pub(crate) warnings: Vec<vctx_runtime::Error>,
 }
 
 /// From the options to a request.
@@ -125,9 +135,10 @@ pub(crate) fn request(global: &Global, args: &RunArgs) -> Result<Native, Error> 
     let network = network::wanted(global, args, &name)?;
     let joined = network::joined(global, args, &ids)?;
     let outer = outer::wanted(global, args, &name, &ids)?;
-    let mut files = network::files(global, args)?;
+    let mut files = network::files(global, args, &name)?;
     files
         .extend(outer.iter().flat_map(outer::files).map(|(at, file)| (*at, made::file(&store, &name, file))));
+    network::put_own(&mut files, &store.root().join(&name), args);
     let net = Net { joined: joined.as_ref().map(|(_, path)| path.as_path()), files };
     let spec = spec(args, &name, &target, &ids, &root, net)?;
     let request = Request {
@@ -144,12 +155,13 @@ pub(crate) fn request(global: &Global, args: &RunArgs) -> Result<Native, Error> 
         cgroups: crate::create::cgroups(global),
         own: vec![root.folder],
         folders: root.folders,
+        files: network::made(args),
         joined: joined.map(|(namespace, _)| namespace),
         network,
         outer,
         shared: network::shared(args)?,
     };
-    Ok(Native { request, keep, lock })
+    Ok(Native { request, keep, lock, warnings: network::warnings(args) })
 }
 
 /// Nobody has the name, and no changes lie where the new ones will: those of a context whose state is gone, as after the

@@ -33,7 +33,7 @@ pub(super) fn wanted(
         Network::Named(network) if is_ordinary && network == DEFAULT => None,
         _ => return Ok(None),
     };
-    if args.mounts.ip.is_some() {
+    if !args.mounts.ip.is_empty() {
         return Err(NativeError::NeedsRoot("--ip").into());
     }
     match Helper::find(program, publish) {
@@ -56,7 +56,7 @@ fn cni(global: &Global, args: &RunArgs, name: &str, configuration: &str) -> Resu
         attachments: networks(global).attachments(),
         configuration: Box::new(configuration),
         ports: publish.clone(),
-        address: *ip,
+        address: ip.first().copied(),
         names: std::iter::once(name.to_owned()).chain(hostname.cloned()).collect(),
     })
 }

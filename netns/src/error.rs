@@ -128,7 +128,7 @@ pub enum Error {
     #[error(
         "--ip {0}: is no address of this machine beside its loopback; `ip address` shows them, `ip address add` makes one"
     )]
-    NotLocal(std::net::Ipv4Addr),
+    NotLocal(IpAddr),
     /// A port is taken.
     #[error("--publish: the port {port} is in use by {holder}; choose another, or end that")]
     Port {
@@ -309,6 +309,33 @@ pub enum Error {
         action: &'static str,
         /// Name of the device.
         name: String,
+        /// Cause.
+        source: io::Error,
+    },
+    /// iptables refuses.
+    #[error(
+        "iptables refuses the rules of the network {name:?}, which the policy DROP of its chain FORWARD makes necessary: {message}"
+    )]
+    Iptables {
+        /// Name of the network.
+        name: String,
+        /// First line of what it says.
+        message: String,
+    },
+    /// No name server can be reached.
+    #[error(
+        "the context can ask no name server: /etc/resolv.conf of this machine names only its own loopback; give one with --dns"
+    )]
+    NoNameServer,
+    /// The kernel does not hold a context to a rate.
+    #[error(
+        "--net-rate: the kernel does not hold {port:?} to it, for want of {part} perhaps; load its module, or leave the rate out"
+    )]
+    Rate {
+        /// Name of the device.
+        port: String,
+        /// The part of the kernel that was asked.
+        part: &'static str,
         /// Cause.
         source: io::Error,
     },

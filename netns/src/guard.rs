@@ -35,7 +35,8 @@ fn routed(network: &Definition) -> String {
     )
 }
 
-/// A table of the bridge family.
+/// A table of the bridge family. Its first two rules decide nothing that the others would not: most packets are through
+/// with one look at a set.
 fn bridged(network: &Definition, elements: &str) -> String {
     let (name, number) = (network.bridge(), network.number);
     format!(
@@ -46,6 +47,8 @@ fn bridged(network: &Definition, elements: &str) -> String {
   set neighbour6 {{ typeof iifname . @th,64,128; }}
   chain guard {{
     type filter hook prerouting priority dstnat; policy accept;
+    ether type ip iifname . ether saddr . ip saddr @own4 accept
+    ip6 nexthdr {{ tcp, udp }} iifname . ether saddr . ip6 saddr @own6 accept
     iifname != \"vx{number}p*\" accept
     iifname . ether saddr != @own drop
     ether type arp iifname . arp saddr ether . arp saddr ip != @own4 drop

@@ -3,13 +3,16 @@
 //!
 //! [`kind`] says which networks there are; [`network`] is one that was defined, [`store`] where definitions are kept, and `used`
 //! what a new one can have;
-//! [`lease`] who has which address, [`names`] how they find each other; [`link`] makes the devices, of a [`bridge`], routed or macvlan; [`ports`] says who has
-//! which port of the machine, and [`rules`] and `guard` are the nftables. [`shared`] is for contexts without a network namespace; [`cni`] and [`usermode`] have
-//! other programs make a network. [`device`] moves devices of the host into a namespace and back; `wire` is the socket that all requests go
-//! through.
+//! [`lease`] who has which address, [`names`] how they find each other, [`resolver`] how they find the outside; [`link`] makes
+//! the devices, of a [`bridge`], routed or macvlan; [`ports`] says who has which port of the machine, and [`rules`] and `guard`
+//! are the nftables, `forward` what is done where others drop; [`rate`] says how much may pass, and [`shaping`] holds contexts
+//! to it; [`counters`] say what has passed. [`shared`] is for contexts without a network namespace; [`cni`] and [`usermode`]
+//! have other programs make a network. [`device`] moves devices of the host into a namespace and back; `wire` is the socket
+//! that all requests go through.
 
 pub mod bridge;
 pub mod cni;
+pub mod counters;
 pub mod device;
 pub mod error;
 pub mod kind;
@@ -18,13 +21,17 @@ pub mod link;
 pub mod names;
 pub mod network;
 pub mod ports;
+pub mod rate;
+pub mod resolver;
 pub mod rules;
+pub mod shaping;
 pub mod shared;
 pub mod store;
 pub mod subnet;
 pub mod usermode;
 
 mod file;
+mod forward;
 mod guard;
 mod macvlan;
 mod routed;

@@ -12,7 +12,7 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 
 use crate::network::Definition;
 use crate::ports::Publish;
-use crate::{Error, Result, guard};
+use crate::{Error, Result, forward, guard};
 
 /// Makes the rules of a network, or makes them anew.
 ///
@@ -20,8 +20,21 @@ use crate::{Error, Result, guard};
 ///
 /// nft is missing, or refuses.
 pub fn make(network: &Definition) -> Result<()> {
-    let text = format!("{}{}{}", without(network), text(network), guard::text(network));
-    nft(network, &text)
+    admit_forwarding(network)?;
+    let made = nft(network, &format!("{}{}{}", without(network), text(network), guard::text(network)));
+    if made.is_err() {
+        let _ = forward::withdraw(network);
+    }
+    made
+}
+
+/// Sees to it that what a network sends is passed on (`forward`).
+///
+/// # Errors
+///
+/// iptables refuses.
+pub fn admit_forwarding(network: &Definition) -> Result<()> {
+    forward::admit(network)
 }
 
 /// Removes the rules of a network.
@@ -30,6 +43,7 @@ pub fn make(network: &Definition) -> Result<()> {
 ///
 /// nft is missing, or refuses.
 pub fn remove(network: &Definition) -> Result<()> {
+    forward::withdraw(network)?;
     if are_there(network)? { nft(network, &without(network)) } else { Ok(()) }
 }
 

@@ -31,31 +31,41 @@ impl Claims {
         file::lock(&self.folder)
     }
 
-    /// Gives a context an address of the machine. Gives the address that is its loopback, which nobody else has.
+    /// Gives a context addresses of the machine. Gives the address that is its loopback, which nobody else has.
     ///
     /// # Errors
     ///
-    /// The address is not the machine's, or a living context has it.
+    /// An address is not the machine's, or a living context has it.
     pub fn take(
         &self,
         _lock: &Lock,
-        address: Ipv4Addr,
+        addresses: &[IpAddr],
         id: &str,
         alive: impl Fn(&str) -> bool,
     ) -> Result<Ipv4Addr> {
-        if address.is_loopback() || address.is_unspecified() || UdpSocket::bind((address, 0)).is_err() {
-            return Err(Error::NotLocal(address));
-        }
-        let holder = |address: Ipv4Addr| self.holder(address).filter(|holder| holder != id && alive(holder));
-        if let Some(holder) = holder(address) {
-            let holder = format!("the context {holder:?}");
-            return Err(Error::Taken { address: IpAddr::V4(address), holder });
+        let holder = |address: IpAddr| self.holder(address).filter(|holder| holder != id && alive(holder));
+        for address in addresses {
+            if !is_local(*address) {
+                return Err(Error::NotLocal(*address));
+            }
+            if let Some(holder) = holder(*address) {
+                let holder = format!("the context {holder:?}");
+                return Err(Error::Taken { address: *address, holder });
+            }
         }
         // The upper half of 127.0.0.0/8, away from 127.0.0.1 and its neighbours.
-        let first = 0x7f80_0000 | (address.to_bits() & 0x007f_ffff);
-        let loopback = (first..0x7fff_ffff).map(Ipv4Addr::from_bits).find(|other| holder(*other).is_none());
+        let last = addresses.first().map_or(0, |address| match address {
+            IpAddr::V4(address) => address.to_bits(),
+            IpAddr::V6(address) => address.to_bits() as u32,
+        });
+        let range = || 0x7f80_0001..0x7fff_ffff;
+        let first = (0x7f80_0000 | (last & 0x007f_ffff)).clamp(range().start, range().end - 1);
+        let loopback = (first..range().end)
+            .chain(range().start..first)
+            .map(Ipv4Addr::from_bits)
+            .find(|other| holder(IpAddr::V4(*other)).is_none());
         let loopback = loopback.ok_or(Error::NoSubnet)?;
-        for one in [address, loopback] {
+        for one in addresses.iter().copied().chain([IpAddr::V4(loopback)]) {
             let link = self.link(one);
             file::remove(&link)?;
             symlink(id, &link).map_err(Error::file("make", link))?;
@@ -78,11 +88,17 @@ impl Claims {
         Ok(())
     }
 
-    fn link(&self, address: Ipv4Addr) -> PathBuf {
+    fn link(&self, address: IpAddr) -> PathBuf {
         self.folder.join(address.to_string())
     }
 
-    fn holder(&self, address: Ipv4Addr) -> Option<String> {
+    fn holder(&self, address: IpAddr) -> Option<String> {
         fs::read_link(self.link(address)).ok()?.into_os_string().into_string().ok()
     }
+}
+
+/// The machine has the address, and not as one of its loopback, nor is it one of many.
+fn is_local(address: IpAddr) -> bool {
+    let is_one = !(address.is_loopback() || address.is_unspecified() || address.is_multicast());
+    is_one && address != IpAddr::V4(Ipv4Addr::BROADCAST) && UdpSocket::bind((address, 0)).is_ok()
 }

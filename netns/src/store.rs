@@ -10,7 +10,7 @@ use crate::lease::Pool;
 use crate::network::{DEFAULT, Definition, Wanted, is_name};
 use crate::ports::Ports;
 use crate::used::Used;
-use crate::{Error, Result, bridge, file, link};
+use crate::{Error, Result, bridge, file, link, shaping};
 
 /// The networks of a machine.
 #[derive(Debug, Clone)]
@@ -119,12 +119,14 @@ impl Networks {
         let definition = self.open(name)?;
         let pool = self.pool(name);
         let lock = pool.lock()?;
-        let users = pool.leases(&lock)?.into_iter().filter(|(lease, id)| alive(id, *lease));
-        let users: Vec<String> = users.map(|(_, id)| id).collect();
+        let leases = pool.leases(&lock)?;
+        let users = leases.iter().filter(|(lease, id)| alive(id, *lease));
+        let users: Vec<String> = users.map(|(_, id)| id.clone()).collect();
         if !users.is_empty() {
             return Err(Error::InUse { name: name.into(), users });
         }
-        link::remove(&definition, pool.leases(&lock)?.iter().map(|(lease, _)| *lease))?;
+        leases.iter().try_for_each(|(lease, _)| shaping::forget(&definition.port(*lease)))?;
+        link::remove(&definition, leases.iter().map(|(lease, _)| *lease))?;
         file::remove(pool.folder())?;
         file::remove(&path)
     }

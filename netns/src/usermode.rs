@@ -20,8 +20,8 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::names::name_servers;
 use crate::ports::{Protocol, Publish};
+use crate::resolver::{Reach, usual};
 use crate::{Error, Result, file};
 
 /// How long a program may take until the network is there, and to end.
@@ -104,7 +104,7 @@ impl Helper {
     /// What a context finds the outside by. The machine's name servers do where they are not its own alone.
     #[must_use]
     pub fn resolv_conf(&self) -> String {
-        let usual = name_servers();
+        let usual = usual(Reach::NoLoopback);
         let own = match self.program {
             Program::Pasta if usual.contains("nameserver") => return usual,
             Program::Pasta => PASTA_NAMES,

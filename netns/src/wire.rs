@@ -12,6 +12,9 @@ use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
+/// The kernel puts no more into one packet (`NLMSG_GOODSIZE`, and what is asked of a dump by the room that is offered).
+const LARGEST: usize = 32 << 10;
+
 /// A socket, which belongs to the namespace in which it was made wherever its owner goes.
 pub(crate) struct Wire {
     socket: Socket,
@@ -41,23 +44,29 @@ impl Wire {
     }
 
     /// Asks for several changes with one system call. The kernel makes them one after the other; those after a failed one
-    /// as well. Gives the first failure.
+    /// as well. Gives the first failure. Only the last one is acknowledged, and so comes last of what is told.
     pub(crate) fn change_all(&self, requests: Vec<(RouteNetlinkMessage, u16)>) -> io::Result<()> {
         let mut bytes = Vec::new();
-        let count = requests.len();
-        for (message, flags) in requests {
+        let last = requests.len() as u32;
+        for (number, (message, flags)) in (1..).zip(requests) {
             let start = bytes.len();
-            let request = request(message, NLM_F_ACK | flags);
+            let mut request = request(message, if number == last { NLM_F_ACK | flags } else { flags });
+            request.header.sequence_number = number;
             bytes.resize(start + request.buffer_len().next_multiple_of(4), 0);
             request.serialize(&mut bytes[start..]);
         }
+        if last == 0 {
+            return Ok(());
+        }
         self.socket.send(&bytes, 0)?;
         let mut result = Ok(());
-        for _ in 0..count {
-            let answer = self.answers().map(drop);
-            result = result.and(answer);
+        loop {
+            let (answer, number) = self.answer()?;
+            result = result.and(answer.map(drop));
+            if number == last {
+                return result;
+            }
         }
-        result
     }
 
     /// Asks for all there is of a kind.
@@ -86,21 +95,31 @@ impl Wire {
         self.answers()
     }
 
-    /// What comes up to the end of one answer. Acknowledgements come one a packet.
+    /// What comes up to the end of one answer.
     fn answers(&self) -> io::Result<Vec<RouteNetlinkMessage>> {
+        self.answer()?.0
+    }
+
+    /// The same, with the number of the request. The outer failure is the socket's.
+    fn answer(&self) -> io::Result<(io::Result<Vec<RouteNetlinkMessage>>, u32)> {
         let mut answers = Vec::new();
+        let mut bytes = Vec::with_capacity(LARGEST);
         loop {
-            let (bytes, _) = self.socket.recv_from_full()?;
+            bytes.clear();
+            self.socket.recv(&mut bytes, 0)?;
             let mut rest = bytes.as_slice();
             while !rest.is_empty() {
                 let wrong = |error| io::Error::new(io::ErrorKind::InvalidData, error);
                 let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest).map_err(wrong)?;
                 // Messages begin at multiples of four bytes (netlink(7)).
                 let length = (answer.header.length as usize).next_multiple_of(4).max(4);
+                let number = answer.header.sequence_number;
                 rest = rest.get(length..).unwrap_or_default();
                 match answer.payload {
-                    NetlinkPayload::Error(error) if error.code.is_some() => return Err(error.to_io()),
-                    NetlinkPayload::Error(_) | NetlinkPayload::Done(_) => return Ok(answers),
+                    NetlinkPayload::Error(error) if error.code.is_some() => {
+                        return Ok((Err(error.to_io()), number));
+                    }
+                    NetlinkPayload::Error(_) | NetlinkPayload::Done(_) => return Ok((Ok(answers), number)),
                     NetlinkPayload::InnerMessage(message) => answers.push(message),
                     _ => {}
                 }

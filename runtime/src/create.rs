@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -28,7 +28,7 @@ use crate::network::outer;
 use crate::plan::{Facts, RootFs};
 use crate::state::{Context, FORMAT, Lock, State, Status, Store, check_id};
 use crate::undo::{Step, Undo};
-use crate::{Error, Result, idmapped, network};
+use crate::{Error, Result, content, idmapped, network};
 
 /// What is to be created.
 #[derive(Debug)]
@@ -59,14 +59,16 @@ pub struct Request {
     pub own: Vec<PathBuf>,
     /// Folders that are made for it, below those, with their permission bits.
     pub folders: Vec<(PathBuf, u32)>,
+    /// Files that lie in the folder of its state: name and content. All may read them where they are mounted.
+    pub files: Vec<(String, String)>,
     /// The network namespace that it joins, in place of the one behind the path of the configuration.
     pub joined: Option<Joined>,
     /// The network of ours that it is attached to.
     pub network: Option<network::Wanted>,
     /// The network that others make for it.
     pub outer: Option<outer::Wanted>,
-    /// The address of the host's own network that it is held to.
-    pub shared: Option<Ipv4Addr>,
+    /// The addresses of the host's own network that it is held to.
+    pub shared: Vec<IpAddr>,
 }
 
 /// Who takes the master of a terminal.
@@ -193,6 +195,7 @@ pub fn create(store: &Store, mut request: Request) -> Result<Created> {
     let mut warnings = process
         .map(|process| capability_warnings(unknown, process, facts.user_namespace))
         .unwrap_or_default();
+    warnings.extend(network::warning(&request));
     warnings.extend(passed_over);
     Ok(Created { context, child, lock, warnings })
 }
@@ -356,27 +359,15 @@ pub(crate) fn record(
         no_process: spec.process().is_none(),
         network: request.network.as_ref().map(network::Wanted::announced),
         outer: request.outer.as_ref().map(outer::Wanted::maker),
-        shared: request.shared,
+        shared: request.shared.clone(),
     };
     let context = Context { folder, state };
     let path = context.config_path();
     fs::write(&path, &request.config.bytes).map_err(Error::state("write", path))?;
     context.write()?;
     // From here on a killed create is cleaned up by what was written.
-    for (path, mode) in &request.folders {
-        make_folder(path, *mode).map_err(Error::state("make the folder", path))?;
-    }
+    content::make(&context.folder, &request.files, &request.folders)?;
     Ok(context)
-}
-
-/// Makes a folder with exactly these permission bits, whatever the umask. Those above it are only for their owner.
-fn make_folder(path: &std::path::Path, mode: u32) -> std::io::Result<()> {
-    use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-    if let Some(parent) = path.parent().filter(|parent| !parent.exists()) {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
-    }
-    fs::DirBuilder::new().mode(0o700).create(path)?;
-    if mode == 0o700 { Ok(()) } else { fs::set_permissions(path, fs::Permissions::from_mode(mode)) }
 }
 
 /// The root, resolved once, before the guest exists: the name of a folder that an engine has just made is not the guest's.
@@ -437,6 +428,7 @@ fn facts<'a>(
         idmaps: Vec::new(),
         gate: hooks::gate(spec),
         keyring: !request.no_keyring,
+        scoped: !request.shared.is_empty(),
         start: start.map(AsFd::as_fd),
         no_pivot: request.no_pivot,
         proc: host.proc.as_fd(),

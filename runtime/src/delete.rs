@@ -86,7 +86,7 @@ pub(crate) fn clear(context: &Context) -> Result<()> {
         let root = context.folder.parent().unwrap_or(std::path::Path::new("/"));
         crate::network::leave(root, &context.state.id, attached)?;
     }
-    if context.state.shared.is_some() {
+    if !context.state.shared.is_empty() {
         let root = context.folder.parent().unwrap_or(std::path::Path::new("/"));
         crate::network::let_go(root, &context.state.id)?;
     }

@@ -44,6 +44,20 @@ pub enum Error {
         /// What to do.
         hint: Option<&'static str>,
     },
+    /// The kernel has no Landlock, or an old one.
+    #[error(
+        "the context reaches the abstract unix sockets of this machine: to keep it from them, the kernel needs Landlock with \
+         scopes (Linux 6.12)"
+    )]
+    NoScope,
+    /// There is no device that could be held to a rate.
+    #[error(
+        "--net-rate: the context {id:?} has no network of ours, and so no device that could be held; --net bridge gives one"
+    )]
+    NoRate {
+        /// Id.
+        id: String,
+    },
     /// The context was created without a process.
     #[error(
         "cannot start context {id:?}: its configuration has no process; create it anew from one that has"

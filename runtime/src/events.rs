@@ -1,19 +1,67 @@
 //! `events` and `ps`: what the control groups tell of a context.
 
+use serde::Serialize;
 use vctx_context::cgroup::{OomEvents, Stats};
+use vctx_netns::counters;
 
 use crate::pause::cgroup;
 use crate::state::{Context, Status};
 use crate::{Error, Result};
 
-/// Statistics, in the form of runc's `events --stats`.
+/// The `data` object of runc's `events --stats`.
+#[derive(Debug, Serialize)]
+pub struct Statistics {
+    /// What the control groups count.
+    #[serde(flatten)]
+    pub groups: Stats,
+    /// What the devices of networks of ours count.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub network_interfaces: Vec<Interface>,
+}
+
+/// A device and its counters from the side of the context, under runc's names.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+#[expect(missing_docs, reason = "each field is the number of its name in ip-link(8)")]
+pub struct Interface {
+    /// The device on the host.
+    pub name: String,
+    pub rx_bytes: u64,
+    pub rx_packets: u64,
+    pub rx_errors: u64,
+    pub rx_dropped: u64,
+    pub tx_bytes: u64,
+    pub tx_packets: u64,
+    pub tx_errors: u64,
+    pub tx_dropped: u64,
+}
+
+/// Statistics.
 ///
 /// # Errors
 ///
 /// The context is stopped or has no control group.
-pub fn stats(context: &Context) -> Result<Stats> {
+pub fn stats(context: &Context) -> Result<Statistics> {
     running(context, "read the statistics of")?;
-    Ok(cgroup(context, "read the statistics of")?.stats()?)
+    let groups = cgroup(context, "read the statistics of")?.stats()?;
+    let port = context.state.network.as_ref().and_then(|attached| attached.port.as_deref());
+    let network_interfaces = port.map(interface).transpose()?.into_iter().collect();
+    Ok(Statistics { groups, network_interfaces })
+}
+
+fn interface(port: &str) -> Result<Interface> {
+    let counters::Counters { received, sent } = counters::of(port)?;
+    Ok(Interface {
+        name: port.into(),
+        rx_bytes: received.bytes,
+        rx_packets: received.packets,
+        rx_errors: received.errors,
+        rx_dropped: received.dropped,
+        tx_bytes: sent.bytes,
+        tx_packets: sent.packets,
+        tx_errors: sent.errors,
+        tx_dropped: sent.dropped,
+    })
 }
 
 /// A source of out-of-memory events.

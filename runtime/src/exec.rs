@@ -137,6 +137,7 @@ pub(crate) fn enter(
         idmaps: Vec::new(),
         gate: false,
         keyring: !context.state.no_keyring,
+        scoped: !context.state.shared.is_empty(),
         start: None,
         no_pivot: false,
         proc: proc.as_fd(),

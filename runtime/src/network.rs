@@ -15,8 +15,10 @@ use vctx_context::cgroup::{self, Addresses};
 use vctx_context::namespace::{Joined, Kind};
 use vctx_netns::network::{Definition, Driver};
 use vctx_netns::ports::{Ports, Publish};
+use vctx_netns::rate::{Change, Rates};
+use vctx_netns::resolver::Entry;
 use vctx_netns::shared::Claims;
-use vctx_netns::{Networks, device, link, rules};
+use vctx_netns::{Networks, device, link, rules, shaping};
 
 use crate::create::Request;
 use crate::host::Host;
@@ -35,8 +37,12 @@ pub struct Wanted {
     pub address: Option<IpAddr>,
     /// Names under which others of the network find it.
     pub names: Vec<String>,
+    /// Names that only it knows.
+    pub entries: Vec<Entry>,
     /// Ports of the machine that lead to it.
     pub ports: Vec<Publish>,
+    /// How much it may receive and send.
+    pub rates: Rates,
 }
 
 /// What a context has of a network.
@@ -54,6 +60,9 @@ pub struct Attached {
     pub bridge: String,
     /// Ports of the machine that lead to it.
     pub ports: Vec<Publish>,
+    /// How much it may receive and send.
+    #[serde(default, skip_serializing_if = "Rates::is_none")]
+    pub rates: Rates,
     /// The network, where its end takes more than giving back: the machine answers for its addresses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proxied: Option<Definition>,
@@ -69,6 +78,7 @@ impl Wanted {
             port: None,
             bridge: self.definition.bridge(),
             ports: self.ports.clone(),
+            rates: self.rates,
             proxied: self.definition.proxy.then(|| self.definition.clone()),
         }
     }
@@ -90,13 +100,16 @@ pub(crate) fn lease(store: &Store, wanted: &Wanted, context: &mut Context, undo:
         ..wanted.announced()
     };
     undo.push(Step::LeaveNetwork(store.root().to_owned(), id, attached.clone()));
-    // Ports of a dead context must not lead to who has its address now.
+    // Ports of a dead context must not lead to who has its address now, nor its rate hold it.
+    if dead.is_some() {
+        shaping::forget(&network.port(lease))?;
+    }
     if let Some(own) = dead.and_then(|dead| store.open(&dead).ok()?.state.network) {
         rules::withdraw(&own.bridge, &own.ports);
     }
     rules::admit(network, lease)?;
     publish(store, wanted, &context.state.id, lease)?;
-    pool.add_names(&lock, network, lease, &wanted.names)?;
+    pool.add_names(&lock, network, lease, &wanted.names, &wanted.entries)?;
     context.state.network = Some(attached);
     context.write()?;
     Ok(base)
@@ -126,7 +139,38 @@ pub(crate) fn attach(wanted: &Wanted, base: u32, context: &Context, pid: i32) ->
     };
     let namespace = Joined::open(Kind::Network, format!("/proc/{pid}/ns/net").as_ref())?;
     let plug = link::Plug { lease, namespace: namespace.as_fd(), published: !wanted.ports.is_empty() };
-    Ok(link::attach(&wanted.definition, base, plug)?)
+    link::attach(&wanted.definition, base, plug)?;
+    if wanted.rates.is_none() {
+        return Ok(());
+    }
+    Ok(shaping::hold(&wanted.definition.port(lease), &wanted.rates)?)
+}
+
+/// Changes how much a context may receive and send. Gives what held before.
+pub(crate) fn change_rates(context: &mut Context, change: Change) -> Result<Rates> {
+    let id = context.state.id.clone();
+    let own = context.state.network.as_mut().ok_or_else(|| Error::NoRate { id: id.clone() })?;
+    let port = own.port.clone().ok_or(Error::NoRate { id })?;
+    let before = own.rates;
+    let rates = change.applied_to(before);
+    own.rates = rates;
+    // Written first: what goes beyond the port's own life is then known to `delete`.
+    context.write()?;
+    if let Err(error) = shaping::hold(&port, &rates) {
+        set_rates(context, before);
+        return Err(error.into());
+    }
+    Ok(before)
+}
+
+/// Goes back to what held before. The first error is told, and not one of this.
+pub(crate) fn set_rates(context: &mut Context, rates: Rates) {
+    let Some(own) = context.state.network.as_mut() else { return };
+    own.rates = rates;
+    if let Some(port) = &own.port {
+        let _ = shaping::hold(port, &rates);
+    }
+    let _ = context.write();
 }
 
 /// Moves the network devices that the configuration names into the context. At its end the kernel takes care of them.
@@ -172,6 +216,9 @@ pub(crate) fn leave(state_root: &Path, id: &str, attached: &Attached) -> Result<
         // Last of all the number: by it the rest is found.
         if pool.is_of(&lock, lease, id) {
             pool.remove_names(&lock, id)?;
+            if let (Some(port), Some(_)) = (&attached.port, attached.rates.outward) {
+                shaping::forget(port)?;
+            }
             attached.proxied.iter().try_for_each(|network| link::detach(network, lease))?;
             pool.give_back(&lock, lease, id)?;
         }
@@ -179,18 +226,28 @@ pub(crate) fn leave(state_root: &Path, id: &str, attached: &Attached) -> Result<
     Ok(())
 }
 
-/// Holds a context that shares the host's network to its address. Its group is there, and its process not yet.
+/// Holds a context that shares the host's network to its addresses. Its group is there, and its process not yet.
 pub(crate) fn hold(store: &Store, request: &Request, context: &Context, undo: &mut Undo) -> Result<()> {
-    let Some(own) = request.shared else { return Ok(()) };
+    let own = &request.shared;
+    if own.is_empty() {
+        return Ok(());
+    }
     let id = &context.state.id;
     let claims = Claims::new(&Networks::memory(store.root()));
     undo.push(Step::LetGo(store.root().to_owned(), id.clone()));
     let loopback = claims.take(&claims.lock()?, own, id, |holder| store.is_alive(holder))?;
     let cgroup = context.state.cgroup.as_ref().ok_or(cgroup::Error::NoUnified)?;
-    Ok(cgroup.hold_to(Addresses { own, loopback })?)
+    Ok(cgroup.hold_to(&Addresses { own: own.clone(), loopback })?)
 }
 
-/// Gives back the address that a context was held to. The programs have gone with its group.
+/// What a context on the host's network is not held from.
+pub(crate) fn warning(request: &Request) -> Option<Error> {
+    const SCOPES: u32 = 6;
+    (!request.shared.is_empty() && vctx_context::child::sys::landlock_version().unwrap_or(0) < SCOPES)
+        .then_some(Error::NoScope)
+}
+
+/// Gives back the addresses that a context was held to. The programs have gone with its group.
 pub(crate) fn let_go(state_root: &Path, id: &str) -> Result<()> {
     let claims = Claims::new(&Networks::memory(state_root));
     Ok(claims.give_back(&claims.lock()?, id)?)
@@ -248,12 +305,20 @@ pub fn prune(store: &Store, networks: &Networks) -> Result<Vec<String>> {
                 alive.push((lease, id));
             } else {
                 pool.remove_names(&lock, &id)?;
+                shaping::forget(&network.port(lease))?;
                 link::detach(&network, lease)?;
                 pool.give_back(&lock, lease, &id)?;
                 done.push(format!("{name}: gave back number {lease} of {id}, which is gone"));
             }
         }
-        if !alive.is_empty() && network.driver != Driver::Macvlan && link::find(&network)?.is_none() {
+        for (_, id) in &alive {
+            hold_again(store, id)?;
+        }
+        if alive.is_empty() || network.driver == Driver::Macvlan {
+            continue;
+        }
+        rules::admit_forwarding(&network)?;
+        if link::find(&network)?.is_none() {
             bring_up(store, &network, || Ok(alive))?;
             let what = if network.is_routed() {
                 "its rules".into()
@@ -265,6 +330,17 @@ pub fn prune(store: &Store, networks: &Networks) -> Result<Vec<String>> {
     }
     done.extend(outer::prune(store, &networks.attachments())?);
     Ok(done)
+}
+
+/// Holds a context to its rates, as far as something is missing of what held it.
+fn hold_again(store: &Store, id: &str) -> Result<()> {
+    let Ok(context) = store.open(id) else { return Ok(()) };
+    match context.state.network {
+        Some(Attached { port: Some(port), rates, .. }) if !rates.is_none() => {
+            Ok(shaping::hold(&port, &rates)?)
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Brings a network up. A bridge or rules that had to be made anew get what they have lost: the ports of the bridge, those

@@ -6,6 +6,7 @@
 
 use std::fs::{self, DirBuilder};
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Component, Path, PathBuf};
@@ -108,9 +109,23 @@ pub struct State {
     /// Who has made its network, where we have not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outer: Option<Maker>,
-    /// The address of the host that it is held to.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub shared: Option<std::net::Ipv4Addr>,
+    /// The addresses of the host that it is held to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "one_or_more")]
+    pub shared: Vec<IpAddr>,
+}
+
+/// A list, or the single address that earlier versions have written.
+fn one_or_more<'a, D: serde::Deserializer<'a>>(source: D) -> std::result::Result<Vec<IpAddr>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Written {
+        One(IpAddr),
+        More(Vec<IpAddr>),
+    }
+    Ok(match Written::deserialize(source)? {
+        Written::One(address) => vec![address],
+        Written::More(list) => list,
+    })
 }
 
 /// A context on disk.

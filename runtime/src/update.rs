@@ -1,7 +1,9 @@
 //! `update`: new limits for a context that runs.
 
 use oci_spec::runtime::LinuxResources;
+use vctx_netns::rate::Change;
 
+use crate::network;
 use crate::pause::cgroup;
 use crate::state::{Status, Store};
 use crate::{Error, Result, strict, validate};
@@ -20,14 +22,20 @@ pub fn parse(bytes: &[u8]) -> serde_json::Result<LinuxResources> {
 /// # Errors
 ///
 /// The context is stopped, or the kernel refuses a limit.
-pub fn update(store: &Store, id: &str, resources: &LinuxResources) -> Result<()> {
+pub fn update(store: &Store, id: &str, resources: &LinuxResources, rates: Option<Change>) -> Result<()> {
     validate::resources(resources)?;
     let mut context = store.open(id)?;
     let lock = context.lock()?;
-    match context.status_locked(&lock)? {
-        status @ (Status::Stopped | Status::Creating) => {
-            Err(Error::Status { verb: "update", id: id.into(), status, hint: None })
-        }
-        _ => Ok(cgroup(&context, "update")?.apply(resources)?),
+    if let status @ (Status::Stopped | Status::Creating) = context.status_locked(&lock)? {
+        return Err(Error::Status { verb: "update", id: id.into(), status, hint: None });
     }
+    let before = rates.map(|rates| network::change_rates(&mut context, rates)).transpose()?;
+    if before.is_some() && *resources == LinuxResources::default() {
+        return Ok(());
+    }
+    let applied = cgroup(&context, "update").and_then(|cgroup| Ok(cgroup.apply(resources)?));
+    if let (Err(_), Some(before)) = (&applied, before) {
+        network::set_rates(&mut context, before);
+    }
+    applied
 }

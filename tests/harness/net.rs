@@ -177,8 +177,10 @@ impl Host {
     }
 
     fn left(&self) -> Vec<String> {
-        let devices =
-            self.devices().into_iter().filter(|name| name.starts_with("vx") || name.starts_with("vctx"));
+        let devices = self
+            .devices()
+            .into_iter()
+            .filter(|name| ["vx", "vq"].iter().any(|own| name.starts_with(own)) || name.starts_with("vctx"));
         let tables = self.tables().into_iter().filter(|table| table.contains("vctx"));
         let groups = leaks::control_groups(&self.name).into_iter().map(|path| path.display().to_string());
         devices.chain(tables).chain(groups).collect()

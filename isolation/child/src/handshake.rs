@@ -153,6 +153,7 @@ steps! {
     Hostname = "set the host name",
     Domainname = "set the domain name",
     Keyring = "make the session keyring",
+    Scope = "keep it from the abstract unix sockets of others",
     Sysctl = "write the sysctl",
     Propagation = "set the propagation of the host's mounts",
     RootSource = "open the root file system",

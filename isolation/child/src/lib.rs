@@ -77,6 +77,7 @@ fn new_context(plan: &Plan<'_>, setting: &Setting<'_>, channel: BorrowedFd<'_>) 
     name_and_network(setting)?;
     let slave = root_file_system(plan, setting, channel)?;
     keyring(&plan.process)?;
+    scope(&plan.process)?;
     let program = take_identity(&plan.process, slave)?;
     let held = setting.start.is_some() && plan.process.seccomp.is_some_and(|filter| filter.early);
     if held {
@@ -101,6 +102,7 @@ fn join_context(plan: &Plan<'_>, join: &Join<'_>, channel: BorrowedFd<'_>) -> Re
     }
     let slave = own_terminal(&plan.process)?;
     keyring(&plan.process)?;
+    scope(&plan.process)?;
     let program = take_identity(&plan.process, slave)?;
     report(channel, Report::Ready).or_at(Step::Report)?;
     wait(channel, Order::Proceed).or_at(Step::Orders)?;
@@ -251,6 +253,18 @@ fn keyring(process: &Process<'_>) -> Result<()> {
         Ok(()) | Err(Errno::NOSYS | Errno::PERM) => Ok(()),
         // The quota of keys is the user's; a context can live with its caller's keyring being absent.
         Err(error) => Err(at(Step::Keyring, 0)(error)),
+    }
+}
+
+/// Abstract unix sockets belong to the network namespace, and no path keeps anybody from them (CVE-2020-15257).
+fn scope(process: &Process<'_>) -> Result<()> {
+    if !process.scoped {
+        return Ok(());
+    }
+    match sys::landlock_scope().and_then(|ruleset| sys::landlock_restrict(ruleset.as_fd())) {
+        // A kernel that is older or has no Landlock; the parent has said so.
+        Ok(()) | Err(Errno::NOSYS | Errno::OPNOTSUPP | Errno::INVAL | Errno::TOOBIG) => Ok(()),
+        Err(error) => Err(at(Step::Scope, 0)(error)),
     }
 }
 

@@ -234,6 +234,8 @@ pub struct Process<'a> {
     pub label: Option<(&'a CStr, &'a [u8])>,
     /// A new session keyring (session-keyring(7)), in place of the caller's.
     pub keyring: bool,
+    /// It shares a network namespace with others whose abstract unix sockets are not its own to reach.
+    pub scoped: bool,
     /// What of its root the guest may reach; absent, all of it.
     pub landlock: Option<Landlock<'a>>,
     /// Compiled seccomp program.

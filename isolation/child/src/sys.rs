@@ -256,6 +256,19 @@ pub(crate) fn landlock_create(handled: u64) -> Result<OwnedFd, Errno> {
     Ok(unsafe { OwnedFd::from_raw_fd(ruleset as RawFd) })
 }
 
+/// A set that keeps whom it holds from abstract unix sockets that others have made (landlock(7),
+/// `LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET`, Linux 6.12).
+pub(crate) fn landlock_scope() -> Result<OwnedFd, Errno> {
+    // struct landlock_ruleset_attr: rights over files, rights over ports, scopes.
+    let attributes = [0_u64, 0, 1];
+    let size = size_of_val(&attributes);
+    // SAFETY: the kernel reads `size` bytes of a live array.
+    let ruleset =
+        check(unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, attributes.as_ptr(), size, 0) })?;
+    // SAFETY: the result is a new descriptor that nobody else owns; the kernel makes it close-on-exec.
+    Ok(unsafe { OwnedFd::from_raw_fd(ruleset as RawFd) })
+}
+
 /// landlock_add_rule(2): allows accesses to a file, or to all below a folder.
 pub(crate) fn landlock_allow(
     ruleset: BorrowedFd<'_>,

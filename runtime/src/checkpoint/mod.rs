@@ -137,7 +137,7 @@ fn check_caller(verb: &'static str) -> Result<()> {
 fn check_kind(context: &Context, spec: &Spec) -> Result<()> {
     let state = &context.state;
     let refuse = |reason| Err(Error::NoCheckpoint { id: state.id.clone(), reason });
-    let own_network = state.network.is_some() || state.outer.is_some() || state.shared.is_some();
+    let own_network = state.network.is_some() || state.outer.is_some() || !state.shared.is_empty();
     if !state.own.is_empty() || own_network {
         return refuse("only a context that was made from a bundle can be restored");
     }

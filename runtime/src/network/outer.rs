@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use vctx_context::watch::Watch;
 use vctx_netns::cni::{Attachment, Attachments, Configuration};
 use vctx_netns::ports::Publish;
+use vctx_netns::resolver::{Reach, usual};
 use vctx_netns::usermode::{self, Helper, Program};
 
 use crate::create::Request;
@@ -116,7 +117,7 @@ pub(crate) fn attach(request: &Request, context: &Context, pid: i32) -> Result<(
     }
     // In place: the process has them mounted.
     write(context, "hosts", &hosts)?;
-    write(context, "resolv.conf", &attachment.resolv_conf().unwrap_or_else(vctx_netns::names::name_servers))
+    write(context, "resolv.conf", &attachment.resolv_conf().unwrap_or_else(|| usual(Reach::NoLoopback)))
 }
 
 /// Starts the program that carries the network of a context which has its ids and waits to go on.

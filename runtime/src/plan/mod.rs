@@ -43,6 +43,8 @@ pub struct Facts<'a> {
     pub gate: bool,
     /// See [`vctx_context::child::plan::Process::keyring`].
     pub keyring: bool,
+    /// See [`vctx_context::child::plan::Process::scoped`].
+    pub scoped: bool,
     /// See [`Setting::start`].
     pub start: Option<BorrowedFd<'a>>,
     /// See [`vctx_context::child::plan::Root::no_pivot`].

@@ -74,6 +74,7 @@ pub(crate) fn process<'a>(
         affinity: if first { None } else { final_affinity(arena, process)? },
         label: label(&press, process)?,
         keyring: facts.keyring,
+        scoped: facts.scoped,
         landlock: landlock(&press, spec, facts)?,
         seccomp: facts.filter,
         console: facts.console.map(|socket| Console { socket, size }),

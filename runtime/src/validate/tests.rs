@@ -44,6 +44,7 @@ fn facts(null: &std::io::Stdin) -> Facts<'_> {
         join: Vec::new(),
         user_namespace: true,
         landlock: 0xffff,
+        scoped: false,
         grantable: u64::MAX,
         no_setgroups: false,
         cgroups: Vec::new(),

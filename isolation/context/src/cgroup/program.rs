@@ -78,7 +78,7 @@ pub(super) const MOVE_CONSTANT: u8 = 0xb7;
 const MOVE: u8 = 0xbf;
 pub(super) const AND: u8 = 0x57;
 const SHIFT_RIGHT: u8 = 0x77;
-pub(super) const JUMP_IF_EQUAL: u8 = 0x15;
+const JUMP_IF_EQUAL: u8 = 0x15;
 const JUMP_UNLESS_EQUAL: u8 = 0x55;
 const EXIT: u8 = 0x95;
 

@@ -1,0 +1,38 @@
+//! Files and folders that are made for a new context, when its state already says so: a killed `create` is cleaned up by
+//! what is written there.
+
+use std::fs::{self, DirBuilder, File, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::{Error, Result};
+
+/// Makes files, names and contents, in the folder of the state; and folders, with their permission bits, where they are
+/// said to be.
+pub(crate) fn make(state: &Path, files: &[(String, String)], folders: &[(PathBuf, u32)]) -> Result<()> {
+    for (name, content) in files {
+        let path = state.join(name);
+        write_public(&path, content).map_err(Error::state("write", path))?;
+    }
+    for (path, mode) in folders {
+        make_folder(path, *mode).map_err(Error::state("make the folder", path))?;
+    }
+    Ok(())
+}
+
+/// Writes a file that everybody may read, whatever the umask.
+fn write_public(path: &Path, content: &str) -> io::Result<()> {
+    let mut file = File::create(path)?;
+    file.write_all(content.as_bytes())?;
+    file.set_permissions(Permissions::from_mode(0o644))
+}
+
+/// Makes a folder with exactly these permission bits, whatever the umask. Those above it are only for their owner.
+fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
+    if let Some(parent) = path.parent().filter(|parent| !parent.exists()) {
+        DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
+    }
+    DirBuilder::new().mode(0o700).create(path)?;
+    if mode == 0o700 { Ok(()) } else { fs::set_permissions(path, Permissions::from_mode(mode)) }
+}
