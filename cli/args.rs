@@ -152,7 +152,7 @@ fn about(text: &'static str) -> &'static str {
 }
 
 verbs! {
-    /// Create a context from a bundle; its program waits for `start`.
+    /// Create a context from a bundle, or with --from from an image or a folder; its program waits for `start`.
     Create(CreateArgs) = "create",
     /// Run the program of a created context.
     Start(StartArgs) = "start",
@@ -195,7 +195,7 @@ verbs! {
 }
 
 /// Descriptors, sockets and files that a caller hands over when it creates a context.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct Handles {
     /// Unix socket that receives the master end of the terminal.
     #[arg(long, value_name = "SOCKET")]
@@ -220,13 +220,20 @@ pub(crate) struct Handles {
 #[derive(Debug, Args)]
 pub(crate) struct CreateArgs {
     /// Folder with config.json and the root.
-    #[arg(short, long, value_name = "DIR", default_value = ".")]
+    #[arg(short, long, value_name = "DIR", default_value = ".", conflicts_with = "from")]
     pub(crate) bundle: PathBuf,
+    /// Create it from `host`, an image, a folder with a root file system (./NAME), or debootstrap:SUITE, which is made if it
+    /// is not there, in place of a bundle.
+    #[arg(long, value_name = "SOURCE")]
+    pub(crate) from: Option<String>,
     #[command(flatten)]
     pub(crate) handles: Handles,
     /// Name of the new context.
     #[arg(value_name = "ID")]
     pub(crate) id: String,
+    /// With --from: command and its arguments [default: what the image says, or a shell].
+    #[arg(value_name = "CMD", trailing_var_arg = true, requires = "from")]
+    pub(crate) command: Vec<String>,
 }
 
 #[derive(Debug, Args)]

@@ -1,4 +1,4 @@
-//! `vctx create`: a context from a bundle, whose program waits for `start`.
+//! `vctx create`: a context whose program waits for `start`, from a bundle, or from what `run` takes.
 
 use std::path::Path;
 
@@ -12,10 +12,22 @@ use crate::args::{CgroupManager, CreateArgs, Global, Handles};
 use crate::error::Error;
 use crate::exit::ExitCode;
 use crate::log::Log;
+use crate::run_args::RunArgs;
 
 /// Runs the verb.
 pub(crate) fn run(global: &Global, args: CreateArgs) -> Result<ExitCode, Error> {
-    let request = of_bundle(global, &args.id, &args.bundle, &args.handles, Start::Wait)?;
+    let (request, _lock) = match &args.from {
+        None => (of_bundle(global, &args.id, &args.bundle, &args.handles, Start::Wait)?, None),
+        Some(source) => {
+            vctx_runtime::state::check_id(&args.id)?;
+            let code = crate::image::ensure_suite(global, source)?;
+            if code != ExitCode::SUCCESS {
+                return Ok(code);
+            }
+            let native = crate::native::request(global, &RunArgs::of(&args, source))?;
+            (Request { start: Start::Wait, ..native.request }, native.lock)
+        }
+    };
     let created = vctx_runtime::create::create(&store(global), request)?;
     Log::new(global).warnings(&created.warnings);
     crate::handles::send_pidfd(args.handles.pidfd_socket.as_deref(), &created.child)?;

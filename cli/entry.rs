@@ -1,6 +1,6 @@
 //! What libc calls: the program's own `main`, in place of the one that Rust puts before it.
 //!
-//! Rust's start prepares a report of a stack overflow, for which it reads the memory map: fifteen calls, 0.05 ms of each
+//! Rust's start prepares a report of a stack overflow, for which it reads the memory map: fifteen calls at each
 //! start. What else it does is done here: standard streams that are open, and no death by SIGPIPE.
 
 use std::ffi::{c_char, c_int};

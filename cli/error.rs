@@ -27,6 +27,8 @@ pub(crate) enum Error {
     NoRegistryProgram,
     #[error("cannot run vctx-registry, which talks to registries")]
     RegistryProgram(#[source] io::Error),
+    #[error("--include and --mirror are for a suite, such as debootstrap:trixie")]
+    NoSuite,
     /// A network.
     #[error(transparent)]
     Network(#[from] vctx_netns::Error),

@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use nix::unistd::geteuid;
 use serde_json::{Value, json};
 use vctx_context::apart;
+use vctx_storage::image::bootstrap::{Root, Suite};
 use vctx_storage::image::collect::{Collected, Doing};
 use vctx_storage::image::export::Form;
 use vctx_storage::image::import::Import;
@@ -37,7 +38,12 @@ pub(crate) fn run(global: &Global, verb: ImageVerb) -> Result<ExitCode, Error> {
     match verb {
         ImageVerb::Pull(args) => apart(&|how| registry::pull(&store, &args, how)),
         ImageVerb::Push(args) => apart(&|how| registry::push(&store, &args, how)),
-        ImageVerb::Import(args) => apart(&|how| import(&store, &args, how)),
+        ImageVerb::Verify(args) => apart(&|how| registry::verify(&store, &args, how)),
+        ImageVerb::Import(args) => {
+            // The tool finds its own way without root, which is not that of the layers.
+            let root = bootstrapped(&store, &args)?;
+            apart(&|how| import(&store, &args, root.as_ref(), how))
+        }
         ImageVerb::Export(args) => apart(&|_| export(&store, &args)),
         ImageVerb::Ls(args) => list(&store, &args),
         ImageVerb::Rm(args) => apart(&|_| remove(&store, &place, &args.images)),
@@ -70,23 +76,61 @@ fn apart(global: &Global, work: impl FnOnce(Unpack) -> Result<u8, Error>) -> Res
     apart::code_as_root_of(&ids, work).map(ExitCode::from).map_err(Error::Apart)
 }
 
-fn import(store: &Store, args: &ImportArgs, mut how: Unpack) -> Result<u8, Error> {
+/// Makes the image of a suite, unless it is there; other sources of a context need nothing. What fails without root is told
+/// where it happens, and leaves a code.
+pub(crate) fn ensure_suite(global: &Global, source: &str) -> Result<ExitCode, Error> {
+    let store = store(global);
+    if Suite::of(source).is_none() || store.find(source).is_ok() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let args = ImportArgs::of(source);
+    let root = bootstrapped(&store, &args)?;
+    apart(global, |how| take_in(&store, &args, root.as_ref(), how).map(|_| 0))
+}
+
+/// The root of a suite, if that is what is asked for.
+fn bootstrapped(store: &Store, args: &ImportArgs) -> Result<Option<Root>, Error> {
+    match args.source.to_str().and_then(Suite::of) {
+        Some(suite) => {
+            let suite = Suite { include: args.include.clone(), mirror: args.mirror.clone(), ..suite };
+            Ok(Some(store.bootstrap(&suite)?))
+        }
+        None if args.include.is_empty() && args.mirror.is_none() => Ok(None),
+        None => Err(Error::NoSuite),
+    }
+}
+
+fn import(store: &Store, args: &ImportArgs, root: Option<&Root>, how: Unpack) -> Result<u8, Error> {
+    let images = take_in(store, args, root, how)?;
+    let names: String = images.iter().map(|image| format!("{}\n", familiar(image))).collect();
+    output::text(&names)?;
+    Ok(0)
+}
+
+fn take_in(
+    store: &Store,
+    args: &ImportArgs,
+    root: Option<&Root>,
+    mut how: Unpack,
+) -> Result<Vec<Image>, Error> {
     match args.limit {
         Some(Size::Bytes(bytes)) => how.limits.bytes = bytes,
         Some(Size::Max) => how.limits.bytes = u64::MAX,
         None => {}
     }
     let platform = args.platform.clone().unwrap_or_else(Platform::here);
+    // A suite's image is called as it is asked for.
+    let suite = root.and_then(|_| args.source.to_str()?.parse().ok());
     let import = Import {
         path: Some(&*args.source).filter(|path| *path != Path::new("-")),
-        name: args.name.as_ref(),
+        name: args.name.as_ref().or(suite.as_ref()),
         platform: &platform,
         unpack: how,
     };
-    let images = store.import(&import)?;
-    let names: String = images.iter().map(|image| format!("{}\n", familiar(image))).collect();
-    output::text(&names)?;
-    Ok(0)
+    Ok(match root {
+        Some(root) => vec![store.import_root(&import, root)?],
+        None => store.import(&import)?,
+    })
 }
 
 fn export(store: &Store, args: &ExportArgs) -> Result<u8, Error> {

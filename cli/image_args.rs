@@ -22,7 +22,9 @@ pub(crate) enum ImageVerb {
     Pull(PullArgs),
     /// Send an image to a registry.
     Push(PushArgs),
-    /// Take in an OCI layout, an archive of `docker save`, or an archive of a root file system.
+    /// Look whether an image in a registry is signed as --key or the policy asks, and print its digest.
+    Verify(VerifyArgs),
+    /// Take in an OCI layout, an archive of `docker save`, a root file system, or a suite of Debian.
     Import(ImportArgs),
     /// Write an image to a file or folder.
     Export(ExportArgs),
@@ -55,10 +57,37 @@ pub(crate) struct RegistryArgs {
     pub(crate) quiet: bool,
 }
 
+/// Which images are let in.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct TrustArgs {
+    /// Signature policy [default: ~/.config/containers/policy.json or /etc/containers/policy.json, if there is one].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) signature_policy: Option<PathBuf>,
+    /// Public key of `cosign generate-key-pair` by which the image must be signed, beside what the policy asks.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) key: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
+    #[command(flatten)]
+    pub(crate) registry: RegistryArgs,
+    #[command(flatten)]
+    pub(crate) trust: TrustArgs,
+    /// Which of several platforms [default: this machine's].
+    #[arg(long, value_name = "OS/ARCHITECTURE")]
+    pub(crate) platform: Option<Platform>,
+    /// Name of the image.
+    #[arg(value_name = "NAME")]
+    pub(crate) name: Reference,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct PullArgs {
     #[command(flatten)]
     pub(crate) registry: RegistryArgs,
+    #[command(flatten)]
+    pub(crate) trust: TrustArgs,
     /// Which of several platforms [default: this machine's].
     #[arg(long, value_name = "OS/ARCHITECTURE")]
     pub(crate) platform: Option<Platform>,
@@ -90,12 +119,33 @@ pub(crate) struct ImportArgs {
     /// How much a layer may unpack to, in bytes [default: 128g, and nine tenths of the free disk].
     #[arg(long, value_name = "SIZE")]
     pub(crate) limit: Option<Size>,
-    /// Folder of an OCI layout, or an archive, also compressed with gzip or zstd; `-` for standard input.
+    /// Of a suite: packages beside those that every machine has.
+    #[arg(long, value_name = "PACKAGE", value_delimiter = ',')]
+    pub(crate) include: Vec<String>,
+    /// Of a suite: where its packages are fetched from [default: mmdebstrap's choice].
+    #[arg(long, value_name = "URL")]
+    pub(crate) mirror: Option<String>,
+    /// Folder of an OCI layout or with a root file system; an archive of one, also compressed with gzip or zstd, or `-` for
+    /// standard input; or debootstrap:SUITE, such as debootstrap:trixie.
     #[arg(value_name = "SOURCE")]
     pub(crate) source: PathBuf,
-    /// Name of the image [default: what the archive says].
+    /// Name of the image [default: what the archive says, or debootstrap:SUITE].
     #[arg(value_name = "NAME")]
     pub(crate) name: Option<Reference>,
+}
+
+impl ImportArgs {
+    /// Of a source alone.
+    pub(crate) fn of(source: &str) -> ImportArgs {
+        ImportArgs {
+            platform: None,
+            limit: None,
+            include: Vec::new(),
+            mirror: None,
+            source: source.into(),
+            name: None,
+        }
+    }
 }
 
 /// The form of an exported image.

@@ -3,9 +3,10 @@
 //! containerd, conmon and Podman read the last record of level `error` from the file, so a failure appends one there,
 //! and says the same on standard error for people. The level is named there too: scripts look for the word.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use crate::args::{Global, LogFormat};
@@ -65,17 +66,27 @@ impl Log {
         let record = record(self.format, level, message, SystemTime::now());
         let Some(path) = &self.file else { return to_stderr(&record) };
         // O_APPEND and one write: records of runtimes that share a file do not mix.
-        let appended = OpenOptions::new()
-            .append(true)
-            .create(true)
-            .open(path)
-            .and_then(|mut file| file.write_all(record.as_bytes()));
+        let appended = open(path).and_then(|mut file| file.write_all(record.as_bytes()));
         if let Err(error) = appended {
             to_stderr(&format!(
                 "vctx: error: cannot append to the log {}: {error}\n",
                 escape(&path.to_string_lossy())
             ));
         }
+    }
+}
+
+/// Follows no link but root's and our own, such as /dev/stderr: in a folder that others may write, one could lead to any
+/// file that we may.
+fn open(path: &Path) -> io::Result<File> {
+    let options = |flags| OpenOptions::new().append(true).create(true).custom_flags(flags).open(path);
+    let link = match options(libc::O_NOFOLLOW) {
+        Err(error) if error.raw_os_error() == Some(libc::ELOOP) => std::fs::symlink_metadata(path)?,
+        result => return result,
+    };
+    match [0, nix::unistd::geteuid().as_raw()].contains(&link.uid()) {
+        true => options(0),
+        false => Err(io::Error::other("it is a link that another user has made")),
     }
 }
 

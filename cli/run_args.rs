@@ -2,7 +2,7 @@
 //!
 //! One type for two forms: with `--bundle` it is runc's (`run -b BUNDLE ID`), without it the native one
 //! (`run TARGET [-- CMD...]`), where TARGET is `host`, an image or a folder. Options of the native form conflict with `--bundle`
-//! by group, so that none is silently ignored. To make some fifty options costs a tenth of a millisecond: for the bundle's
+//! by group, so that none is silently ignored. Some fifty options take time and memory to make: for the bundle's
 //! form, which engines call, the native ones are left out until there is something to be said of them.
 
 use std::ffi::OsString;
@@ -11,13 +11,13 @@ use std::ops::Deref;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use clap::{ArgMatches, Args, Command, FromArgMatches, ValueEnum};
+use clap::{ArgMatches, Args, Command, FromArgMatches, Parser, ValueEnum};
 use vctx_netns::Network;
 use vctx_netns::ports::Publish;
 use vctx_netns::rate::Change;
 use vctx_netns::resolver::{Asked, Entry, Word};
 
-use crate::args::Handles;
+use crate::args::{CreateArgs, Handles};
 use crate::grants::{
     self, DeviceSpec, IdMap, IoMax, Landlock, MountSpec, Seccomp, SecurityOpt, Share, TimeOffset,
 };
@@ -115,6 +115,23 @@ impl<T: FromArgMatches + Default> FromArgMatches for Native<T> {
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
         *self = Self::from_arg_matches(matches)?;
         Ok(())
+    }
+}
+
+impl RunArgs {
+    /// Those of `create --from`: all as usual, but for what it takes itself.
+    pub(crate) fn of(args: &CreateArgs, source: &str) -> RunArgs {
+        #[derive(Parser)]
+        struct Line {
+            #[command(flatten)]
+            run: RunArgs,
+        }
+        expect_all();
+        let words = ["vctx", "--detach", "--name", &args.id, "--", source].map(str::to_owned);
+        let mut run = Line::parse_from(words).run;
+        run.command.clone_from(&args.command);
+        run.handles.clone_from(&args.handles);
+        run
     }
 }
 

@@ -143,7 +143,10 @@ fn networks_and_storage_know_neither_oci_nor_each_other() {
 
 fn dependencies_point_downward() {
     let own = |folder| dependencies(folder).into_iter().filter(|name| name.starts_with("vctx-"));
-    assert_eq!(own("runtime").collect::<Vec<_>>(), ["vctx-child", "vctx-context", "vctx-netns"]);
+    assert_eq!(
+        own("runtime").collect::<Vec<_>>(),
+        ["vctx-child", "vctx-context", "vctx-netns", "vctx-remove"]
+    );
     assert_eq!(own("isolation/context").collect::<Vec<_>>(), ["vctx-child"]);
     assert_eq!(own("isolation/child").count(), 0);
     assert_eq!(dependencies("isolation/child"), ["libc", "rustix"]);

@@ -11,7 +11,7 @@ use vctx_storage::image::unpack::{Owners, Unpack};
 use vctx_storage::image::{Reference, Store};
 
 use crate::error::Error;
-use crate::image_args::{PullArgs, PushArgs, RegistryArgs};
+use crate::image_args::{PullArgs, PushArgs, RegistryArgs, TrustArgs, VerifyArgs};
 use crate::values::Size;
 
 const PROGRAM: &str = "vctx-registry";
@@ -24,7 +24,20 @@ pub(super) fn pull(store: &Store, args: &PullArgs, how: Unpack) -> Result<u8, Er
         None => None,
     };
     job.platform = args.platform.clone().unwrap_or(job.platform);
+    trust(&mut job, &args.trust);
     run(&job)
+}
+
+pub(super) fn verify(store: &Store, args: &VerifyArgs, how: Unpack) -> Result<u8, Error> {
+    let mut job = job(store, Verb::Verify, args.name.to_string(), &args.name, &args.registry, how);
+    job.platform = args.platform.clone().unwrap_or(job.platform);
+    trust(&mut job, &args.trust);
+    run(&job)
+}
+
+fn trust(job: &mut Job, args: &TrustArgs) {
+    job.policy.clone_from(&args.signature_policy);
+    job.key.clone_from(&args.key);
 }
 
 pub(super) fn push(store: &Store, args: &PushArgs, how: Unpack) -> Result<u8, Error> {
@@ -55,6 +68,8 @@ fn job(
         authfile: registry.authfile.clone(),
         cert_dir: registry.cert_dir.clone(),
         transport: if registry.tls_verify { Transport::Usual } else { Transport::Insecure },
+        policy: None,
+        key: None,
         quiet: registry.quiet,
     }
 }

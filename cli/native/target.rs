@@ -12,8 +12,9 @@ use vctx_context::child::resolve;
 use vctx_runtime::plan::RootFs;
 use vctx_storage::host::{self, HIDDEN, Part};
 use vctx_storage::image::spec::Settings;
+use vctx_storage::image::stacks::Stack;
 use vctx_storage::image::{Access, Digest, Lock, lookup};
-use vctx_storage::{Layers, Lifetime, NewFolder, Place, mounts};
+use vctx_storage::{Layers, Lifetime, Lowers, NewFolder, Place, mounts};
 
 use super::NativeError;
 use super::ids::Ids;
@@ -37,8 +38,8 @@ pub(super) enum Target {
 pub(super) struct ImageTarget {
     name: String,
     manifest: Digest,
-    /// Folders of its layers, the topmost first.
-    layers: Vec<PathBuf>,
+    /// Its layers.
+    stack: Stack,
     /// How it wants to be run.
     pub(super) settings: Settings,
 }
@@ -97,21 +98,12 @@ impl Target {
         }
     }
 
-    /// The folders that the root is made of, the topmost first.
-    fn lowers(&self) -> Vec<&Path> {
-        match self {
-            Target::Host => vec![Path::new("/")],
-            Target::Folder(path) => vec![path],
-            Target::Image(image) => image.layers.iter().map(PathBuf::as_path).collect(),
-        }
-    }
-
     /// Opens a file of the root, whose links lead nowhere else.
     pub(super) fn open(&self, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
         let folder = match self {
             Target::Host => Path::new("/"),
             Target::Folder(path) => path,
-            Target::Image(image) => return lookup::open(&image.layers, path, flags),
+            Target::Image(image) => return lookup::open(&image.stack.layers, path, flags),
         };
         let root = openat(CWD, folder, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
         let path = CString::new(path.as_os_str().as_bytes())?;
@@ -145,9 +137,9 @@ impl ImageTarget {
         };
         let lock = store.lock(Access::Read)?;
         let details = store.details(&image.manifest)?;
-        let layers = store.stack(&image, &details.config.rootfs.diff_ids, super::is_root())?;
+        let stack = store.stack(&image, &details.config.rootfs.diff_ids, super::is_root())?;
         let settings = details.config.config.unwrap_or_default();
-        Ok(Some((ImageTarget { name: image.name, manifest: image.manifest, layers, settings }, lock)))
+        Ok(Some((ImageTarget { name: image.name, manifest: image.manifest, stack, settings }, lock)))
     }
 
     /// Folders in the context's own that name the image, for garbage collection.
@@ -179,7 +171,7 @@ impl Root {
                 (of_parts(&layers, &parts), parts)
             }
             (Target::Host, false) => {
-                let root = overlay(&layers, &target.lowers(), false, &mut folders)?;
+                let root = overlay(&layers, Lowers::Folders(&[Path::new("/")]), false, &mut folders)?;
                 (root, host::mounted(&layers, &hidden)?)
             }
             (Target::Folder(path), user_namespace) => {
@@ -187,10 +179,11 @@ impl Root {
                     let (path, below) = (path.clone(), mount.point.clone());
                     return Err(vctx_storage::Error::MountsBelow { path, below }.into());
                 }
-                (overlay(&layers, &[path], user_namespace, &mut folders)?, Vec::new())
+                (overlay(&layers, Lowers::Folders(&[path]), user_namespace, &mut folders)?, Vec::new())
             }
             (Target::Image(image), user_namespace) => {
-                let root = overlay(&layers, &target.lowers(), user_namespace, &mut folders)?;
+                let paths: Vec<&Path> = image.stack.layers.iter().map(PathBuf::as_path).collect();
+                let root = overlay(&layers, image.stack.lowers(&paths), user_namespace, &mut folders)?;
                 folders.extend(image.marks(&layers.folder));
                 (root, Vec::new())
             }
@@ -212,13 +205,14 @@ fn of_parts(layers: &Layers, parts: &[Part]) -> RootFs {
         kind: "tmpfs".into(),
         options: vec![("mode".into(), Some("755".into()))],
         at: layers.root(),
+        within: None,
         links: parts.iter().filter_map(link).collect(),
     }
 }
 
 fn overlay(
     layers: &Layers,
-    lowers: &[&Path],
+    lowers: Lowers<'_>,
     user_namespace: bool,
     folders: &mut Vec<NewFolder>,
 ) -> Result<RootFs, Error> {
@@ -227,6 +221,7 @@ fn overlay(
     Ok(RootFs::Mount {
         kind: "overlay".into(),
         options: overlay.options,
+        within: overlay.within,
         at: layers.root(),
         links: Vec::new(),
     })

@@ -203,8 +203,9 @@ impl Definition {
         let number = |address: IpAddr| self.subnets().find_map(|subnet| subnet.number_of(address));
         // A whole subnet begins and ends with addresses that are nobody's.
         let first = number(range.nth(0)).unwrap_or(GATEWAY + 1);
-        let last = number(range.nth(range.count() - 1)).or_else(|| number(range.nth(range.count() - 2)));
-        first.max(GATEWAY + 1)..=last.unwrap_or(first).min(self.last())
+        let last =
+            number(range.nth(range.count() - 1)).or_else(|| number(range.nth(range.count().checked_sub(2)?)));
+        first.max(GATEWAY + 1)..=last.unwrap_or(0).min(self.last())
     }
 
     /// The number belongs to a router.
@@ -246,6 +247,9 @@ mod tests {
         assert_eq!(network("10.0.0.0/24", "10.0.0.0/25").usual(), 2..=127);
         assert_eq!(network("10.0.0.0/24", "10.0.0.0/24").usual(), 2..=254);
         assert_eq!(network("10.0.0.0/24", "10.0.0.9/32").usual(), 9..=9);
+        for nobodys in ["10.0.0.0/32", "10.0.0.255/32"] {
+            assert!(network("10.0.0.0/24", nobodys).usual().is_empty(), "{nobodys}");
+        }
     }
 
     #[test]

@@ -276,6 +276,13 @@ fn carriers(link: &Path) -> Result<Vec<Pid>> {
 fn is_carrier(pid: Pid, link: &Path) -> bool {
     use std::os::unix::ffi::OsStrExt;
     let read = |file: &str| fs::read(format!("/proc/{}/{file}", pid.as_raw_nonzero())).unwrap_or_default();
+    let status = String::from_utf8_lossy(&read("status")).into_owned();
+    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
+    // Not a guest's, which has a number of its own inside: what follows is read from the memory of the process, and a guest
+    // could make that last for as long as it likes.
+    if field("NSpid:").split_whitespace().count() != 1 {
+        return false;
+    }
     let words = read("cmdline");
     let mut words = words.split(|byte| *byte == 0);
     let program = Path::new(std::ffi::OsStr::from_bytes(words.next().unwrap_or_default())).file_name();
@@ -288,8 +295,7 @@ fn is_carrier(pid: Pid, link: &Path) -> bool {
     let owner = link.parent().and_then(|folder| fs::metadata(folder).ok()).map(|folder| folder.uid());
     let owner = owner.unwrap_or(rustix::process::geteuid().as_raw()).to_string();
     // Real and effective user: others can write on their command line what they like.
-    let status = String::from_utf8_lossy(&read("status")).into_owned();
-    let users = status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap_or_default().to_owned();
+    let users = field("Uid:");
     let is_ours = users.split_whitespace().take(2).all(|user| user == owner) && !users.is_empty();
     is_program && is_ours && words.any(|word| word == link.as_os_str().as_bytes())
 }

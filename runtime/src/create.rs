@@ -278,7 +278,6 @@ fn accompany(live: &Live<'_>, context: &mut Context, undo: &mut Undo) -> Result<
     set_oom_score(spec, pid)?;
     network::move_devices(spec, host, pid, undo)?;
     let identity = procfs::identity(pid).map_err(Error::Proc)?.ok_or(Error::Spawn(spawn::Error::Died))?;
-    context.write_process(pid, identity.start_time)?;
     if hooks::gate(spec) {
         handshake.expect(&[Report::Gate]).map_err(|error| explain(error, plan))?;
         let child = undo.child().ok_or(Error::Spawn(spawn::Error::Died))?;
@@ -297,10 +296,11 @@ fn accompany(live: &Live<'_>, context: &mut Context, undo: &mut Undo) -> Result<
         hand_over(spec, &listener, context, Status::Creating, pid)?;
     }
     // The rules for devices come after the child has made its own, where it was in the group before they could be written.
-    match cgroup {
-        Some(cgroup) if live.entry.later.is_none() => apply_devices(&cgroup, live.resources()),
-        _ => Ok(()),
+    if let (Some(cgroup), None) = (&cgroup, &live.entry.later) {
+        apply_devices(cgroup, live.resources())?;
     }
+    // With this others see it run, and may kill it: not before it has said that it is ready.
+    context.write_process(pid, identity.start_time)
 }
 
 /// A guest whose root is a user of its own cannot write our executable: only one that shares the host's ids could.
@@ -327,6 +327,8 @@ pub(crate) fn record(
     undo: &mut Undo,
 ) -> Result<Context> {
     undo.push(Step::RemoveFolder(folder.clone()));
+    // Their usual places are not all below folders that are root's alone: /dev/shm, /var/tmp.
+    request.folders.iter().try_for_each(|(path, _)| crate::ancestors::check(path))?;
     for own in &request.own {
         undo.push(Step::RemoveOwn(own.clone(), host.mappings.clone().unwrap_or_default()));
     }

@@ -1,6 +1,5 @@
 //! `delete`: removes what a context holds, and what a killed verb has left.
 
-use std::fs;
 use std::io;
 use std::time::Duration;
 
@@ -104,7 +103,7 @@ pub(crate) fn remove_own(
 ) -> Result<()> {
     match remove_folder(folder) {
         Err(Error::State { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => {
-            let content = || fs::read_dir(folder)?.try_for_each(|entry| remove_any(&entry?.path()));
+            let content = || vctx_remove::content(folder);
             vctx_context::apart::as_root_of(&mappings()?, content).map_err(Error::state("remove", folder))?;
             remove_folder(folder)
         }
@@ -112,12 +111,8 @@ pub(crate) fn remove_own(
     }
 }
 
-fn remove_any(path: &std::path::Path) -> io::Result<()> {
-    if fs::symlink_metadata(path)?.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }
-}
-
 fn remove_folder(folder: &std::path::Path) -> Result<()> {
-    match fs::remove_dir_all(folder) {
+    match vctx_remove::tree(folder) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::state("remove", folder)(error)),
         _ => Ok(()),
     }

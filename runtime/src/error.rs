@@ -126,6 +126,17 @@ pub enum Error {
         /// The state root, or the folder of a context in it.
         path: PathBuf,
     },
+    /// The same, by way of a folder above.
+    #[error(
+        "{} lies below {}, where another user can put another in its place; choose another place (--root)",
+        path.display(), folder.display()
+    )]
+    Replaceable {
+        /// The state root, or a folder for a context's changes.
+        path: PathBuf,
+        /// A folder that is another user's, or that everybody may write.
+        folder: PathBuf,
+    },
     /// The state is not as we write it.
     #[error("the state in {} is damaged; `delete --force` removes it", path.display())]
     Damaged {

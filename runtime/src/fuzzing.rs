@@ -52,6 +52,7 @@ fn with_plan<T>(spec: &Spec, look: impl FnOnce(&Plan<'_>) -> T) -> Result<T> {
         idmaps: Vec::new(),
         gate: false,
         keyring: true,
+        scoped: true,
         start: Some(descriptor),
         no_pivot: false,
         proc: descriptor,

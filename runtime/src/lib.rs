@@ -24,6 +24,7 @@ pub mod validate;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 
+mod ancestors;
 mod content;
 mod failure;
 mod groups;

@@ -21,7 +21,7 @@ use vctx_context::procfs;
 
 use crate::network::Attached;
 use crate::network::outer::Maker;
-use crate::{Error, Result};
+use crate::{Error, Result, ancestors};
 
 /// Version of what `state.json` holds.
 pub(crate) const FORMAT: u32 = 1;
@@ -36,6 +36,8 @@ const PROCESS: &str = "process";
 #[derive(Debug, Clone)]
 pub struct Store {
     root: PathBuf,
+    /// It is where the system keeps such folders, and not where a caller wants it.
+    is_usual: bool,
 }
 
 /// Status of a context (runtime-spec, "State"), and `paused`, which runc has added.
@@ -110,22 +112,8 @@ pub struct State {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outer: Option<Maker>,
     /// The addresses of the host that it is held to.
-    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "one_or_more")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub shared: Vec<IpAddr>,
-}
-
-/// A list, or the single address that earlier versions have written.
-fn one_or_more<'a, D: serde::Deserializer<'a>>(source: D) -> std::result::Result<Vec<IpAddr>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Written {
-        One(IpAddr),
-        More(Vec<IpAddr>),
-    }
-    Ok(match Written::deserialize(source)? {
-        Written::One(address) => vec![address],
-        Written::More(list) => list,
-    })
 }
 
 /// A context on disk.
@@ -163,7 +151,7 @@ impl Store {
             Some(folder) => PathBuf::from(folder).join("vctx"),
             None => PathBuf::from(format!("/tmp/vctx-{}", user.as_raw())),
         };
-        Store { root: root.unwrap_or_else(usual) }
+        Store { is_usual: root.is_none(), root: root.unwrap_or_else(usual) }
     }
 
     /// The folder below which contexts are kept.
@@ -185,7 +173,7 @@ impl Store {
     /// The id is taken, or the folder cannot be made.
     pub fn reserve(&self, id: &str) -> Result<(PathBuf, Lock)> {
         let folder = self.root.join(id);
-        check_owner(&self.root, Links::Followed)?;
+        self.check_root()?;
         // Again and again: the folder may be a killed create's, or vanish under a concurrent delete.
         for _ in 0..64 {
             match DirBuilder::new().mode(0o700).create(&folder) {
@@ -223,7 +211,13 @@ impl Store {
         let made = DirBuilder::new().recursive(true).mode(0o700).create(&self.root);
         made.map_err(Error::state("make the state root", &self.root))?;
         // In a shared folder such as /tmp somebody else could have been first.
-        check_owner(&self.root, Links::Followed)
+        self.check_root()
+    }
+
+    /// Nobody else has the root, or can put another in its place.
+    fn check_root(&self) -> Result<()> {
+        check_owner(&self.root, Links::Followed)?;
+        if self.is_usual { Ok(()) } else { ancestors::check(&self.root) }
     }
 
     /// Finds a context.
@@ -234,7 +228,7 @@ impl Store {
     pub fn open(&self, id: &str) -> Result<Context> {
         check_id(id)?;
         let folder = self.root.join(id);
-        check_owner(&self.root, Links::Followed)?;
+        self.check_root()?;
         check_owner(&folder, Links::Refused)?;
         match read_state(&folder) {
             Err(Error::State { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
@@ -250,7 +244,7 @@ impl Store {
     ///
     /// The root cannot be read; an absent one holds no context.
     pub fn list(&self) -> Result<Vec<Context>> {
-        check_owner(&self.root, Links::Followed)?;
+        self.check_root()?;
         let entries = match fs::read_dir(&self.root) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             result => result.map_err(Error::state("read", &self.root))?,
@@ -278,8 +272,9 @@ pub fn check_id(id: &str) -> Result<()> {
     if id.len() > ID_LENGTH {
         return refuse("it is longer than 255 bytes");
     }
-    if id == "." || id == ".." {
-        return refuse("it names a folder");
+    // `.` and `..` are folders, and what else begins so lies beside the contexts: caches, leases.
+    if id.starts_with('.') {
+        return refuse("it begins with a dot");
     }
     if !id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_+-.".contains(&byte)) {
         return refuse("it may hold letters, digits and _ + - . only");
@@ -406,7 +401,7 @@ impl Context {
         for name in ["state.json", PROCESS, "config.json"] {
             let _ = fs::remove_file(self.folder.join(name));
         }
-        let gone = fs::remove_dir(&self.folder).or_else(|_| fs::remove_dir_all(&self.folder));
+        let gone = fs::remove_dir(&self.folder).or_else(|_| vctx_remove::tree(&self.folder));
         match gone {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(Error::state("remove", &self.folder)(error))
@@ -610,7 +605,7 @@ mod tests {
         for good in ["a", "web-1", "a.b_c+d", "0"] {
             check_id(good).unwrap();
         }
-        for bad in ["", ".", "..", "a/b", "../x", "a b", "-x", "a\nb", "é", &"x".repeat(1024)] {
+        for bad in ["", ".", "..", ".networks", "a/b", "../x", "a b", "-x", "a\nb", "é", &"x".repeat(1024)] {
             assert!(check_id(bad).is_err(), "{bad:?}");
         }
     }

@@ -63,7 +63,7 @@ impl Drop for Undo {
         for step in self.steps.drain(..).rev() {
             match step {
                 Step::RemoveFile(path) => drop(fs::remove_file(path)),
-                Step::RemoveFolder(path) => drop(fs::remove_dir_all(path)),
+                Step::RemoveFolder(path) => drop(vctx_remove::tree(&path)),
                 Step::RemoveOwn(path, mappings) => {
                     drop(crate::delete::remove_own(&path, || Ok(mappings)));
                 }

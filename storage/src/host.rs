@@ -5,7 +5,7 @@ use std::fs::{self, DirEntry, FileType};
 use std::path::{Path, PathBuf};
 
 use crate::mounts::{self, Mount};
-use crate::{Error, Layers, NewFolder, Overlay};
+use crate::{Error, Layers, Lowers, NewFolder, Overlay};
 
 /// Shown to no guest, and replaced by an empty file system or by one of the context's own.
 pub const HIDDEN: [&str; 17] = [
@@ -116,7 +116,7 @@ fn take_apart(
 
 /// An overlay, or where that cannot be, the host's tree.
 fn part(layers: &Layers, path: &Path, number: usize, lower: bool, user_namespace: bool) -> Part {
-    match layers.overlay(&number.to_string(), &[path], user_namespace) {
+    match layers.overlay(&number.to_string(), Lowers::Folders(&[path]), user_namespace) {
         Ok(overlay) if lower => Part::Overlay(path.into(), overlay),
         _ => Part::Bind(path.into()),
     }

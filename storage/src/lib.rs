@@ -10,7 +10,7 @@ pub mod mounts;
 pub mod overlay;
 pub mod place;
 
-pub use overlay::{NewFolder, Overlay};
+pub use overlay::{Lowers, NewFolder, Overlay};
 pub use place::{Layers, Lifetime, Place};
 
 use std::io;

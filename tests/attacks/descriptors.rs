@@ -2,7 +2,7 @@
 //! (CVE-2020-15257).
 
 use super::guest;
-use crate::harness::{Case, Context, Output, case, command, json, rounds};
+use crate::harness::{Case, Context, Need, Output, case, command, json, rounds};
 use std::fs;
 use std::process::Command;
 
@@ -14,6 +14,7 @@ pub fn cases() -> Vec<Case> {
         case!(a_descriptor_of_the_callers_is_not_the_guests),
         case!(a_descriptor_that_was_promised_and_not_passed_is_none_of_ours),
         case!(nobody_who_joins_can_be_traced).differs("runc", "1.1 hangs while it is looked at"),
+        case!(nobody_who_joins_with_a_user_namespace_can_be_traced).needs(Need::Vctx),
         case!(a_key_of_the_callers_is_not_the_guests),
         case!(a_keyring_that_another_guest_has_laid_out_is_not_joined)
             .differs("runc", "1.5 joins it by its name"),
@@ -109,6 +110,35 @@ fn nobody_who_joins_can_be_traced() {
     context.args(&guest::args("trace-newcomers"));
     context.launch();
     for _ in 0..rounds(200) {
+        context.exec(&[], &["true"]).ok();
+    }
+    fs::write(context.root("stop"), "").unwrap();
+    context.wait_stopped();
+    let output = context.output();
+    assert!(output.contains("refused: none was caught"), "{output}");
+}
+
+/// As in a pod: the neighbour's root has every capability in the user namespace that newcomers join, and sees them in the
+/// process namespace.
+fn nobody_who_joins_with_a_user_namespace_can_be_traced() {
+    let mut context = Context::new();
+    context.set("/root/readonly", json!(false));
+    context.push("/linux/namespaces", json!({ "type": "user" }));
+    let ids = json!([{ "containerID": 0, "hostID": 0, "size": 65536 }]);
+    context.set("/linux/uidMappings", ids.clone());
+    context.set("/linux/gidMappings", ids);
+    let all = json!(["CAP_SYS_PTRACE", "CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_SYS_ADMIN"]);
+    context.set("/process/capabilities", json!({ "bounding": all, "effective": all, "permitted": all }));
+    guest::bring(&mut context);
+    context.args(&guest::args("trace-newcomers"));
+    context.launch();
+    let namespace = |kind: &str| format!("/proc/{}/ns/{kind}", context.pid());
+    for _ in 0..rounds(40) {
+        let mut newcomer = Context::new();
+        newcomer.args(&["true"]);
+        newcomer.join_namespace("user", &namespace("user"));
+        newcomer.join_namespace("pid", &namespace("pid"));
+        newcomer.run().ok();
         context.exec(&[], &["true"]).ok();
     }
     fs::write(context.root("stop"), "").unwrap();

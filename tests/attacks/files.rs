@@ -1,6 +1,7 @@
 //! What the runtime reads and writes on the host beside the guest's root: its state, the configuration, pid files, and
 //! the words that it prints.
 
+use super::guest;
 use super::paths::Canary;
 use crate::harness::{Case, Context, Need, case, command, json, runtime};
 use std::fs;
@@ -10,6 +11,12 @@ use std::process::Command;
 pub fn cases() -> Vec<Case> {
     vec![
         case!(a_state_that_another_user_has_written_is_not_believed).needs(Need::Vctx),
+        case!(a_state_below_another_users_folder_is_not_believed).needs(Need::Vctx),
+        case!(what_lies_beside_the_contexts_is_none).needs(Need::Vctx),
+        case!(a_log_is_not_written_through_another_users_link).needs(Need::Vctx),
+        case!(folders_beyond_every_limit_go_with_their_context)
+            .needs(Need::Vctx)
+            .needs(Need::Program("prlimit")),
         case!(a_pid_file_is_not_written_through_a_link),
         case!(a_configuration_without_an_end_is_refused).needs(Need::Program("prlimit")).needs(Need::Vctx),
         case!(a_hook_is_not_looked_for).needs(Need::Vctx),
@@ -45,6 +52,95 @@ fn a_state_that_another_user_has_written_is_not_believed() {
     }
     owned_by(0, 0);
     fs::remove_dir_all(&context.state_root).unwrap();
+}
+
+/// The state root is root's own, and so is all in it; but the folder above is another user's, who puts a root of an older
+/// time, or of another place, there in the moment between a look and the next.
+fn a_state_below_another_users_folder_is_not_believed() {
+    let context = Context::new();
+    let users = context.dir.join("users");
+    let root = users.join("root");
+    fs::create_dir_all(&root).unwrap();
+    let link = context.dir.join("link");
+    symlink(&root, &link).unwrap();
+    let call = |root: &std::path::Path, words: &[&str]| {
+        command::run(Command::new(runtime()).arg("--root").arg(root).args(words))
+    };
+    let bundle = context.dir.to_str().unwrap();
+    context.write_config();
+    for (owner, mode) in [(1000, 0o755), (0, 0o777)] {
+        chown(&users, Some(owner), None).unwrap();
+        fs::set_permissions(&users, fs::Permissions::from_mode(mode)).unwrap();
+        for root in [&root, &link] {
+            for words in [
+                &["list"][..],
+                &["delete", "--force", &context.id],
+                &["state", &context.id],
+                &["create", "--bundle", bundle, &context.id],
+            ] {
+                call(root, words).refused_with(&["can put another in its place"]);
+            }
+        }
+    }
+    // As in /tmp.
+    fs::set_permissions(&users, fs::Permissions::from_mode(0o1777)).unwrap();
+    call(&root, &["list"]).ok();
+}
+
+/// The guest's changes are a tree on the host, which nobody but us removes.
+fn folders_beyond_every_limit_go_with_their_context() {
+    let context = Context::new();
+    let own = std::env::current_exe().unwrap();
+    let mut vctx = Command::new("prlimit");
+    // As many as a login gives.
+    vctx.arg("--nofile=1024").arg(runtime());
+    vctx.arg("--root").arg(&context.state_root).args(["run", "--rm", "--share"]);
+    vctx.arg(format!("{}:ro", own.parent().unwrap().display())).args(["host", "--"]).arg(&own);
+    let output = command::run(vctx.args(&guest::args("nest-folders")[1..]).arg("/opt"));
+    let left =
+        |name: &str| fs::read_dir(context.state_root.join(name)).is_ok_and(|mut all| all.next().is_some());
+    // What stays is taken away here, and not left to the machine: find(1) has no such limits.
+    let stays = left(".store/contexts");
+    let _ = Command::new("find").arg(&context.state_root).arg("-delete").output();
+    assert!(output.stdout.starts_with("done: "), "{}{}", output.stdout, output.stderr);
+    assert!(output.code == 0 && !stays, "the folders cannot be removed: {}", output.stderr);
+}
+
+/// Leases and compiled filters lie in the state root, too.
+fn what_lies_beside_the_contexts_is_none() {
+    let context = Context::new();
+    context.write_config();
+    for name in [".networks", ".seccomp", ".x"] {
+        let canary = context.state_root.join(name).join("canary");
+        fs::create_dir_all(canary.parent().unwrap()).unwrap();
+        fs::write(&canary, "untouched").unwrap();
+        let bundle = context.dir.to_str().unwrap();
+        for words in
+            [&["create", "--bundle", bundle, name][..], &["delete", "--force", name], &["kill", name]]
+        {
+            context.call(words).refused_with(&["begins with a dot"]);
+            assert!(canary.exists(), "{words:?} has removed what is no context's");
+        }
+    }
+    fs::remove_dir_all(&context.state_root).unwrap();
+}
+
+/// The folder of the log is one that others may write, and the link leads to a file that only the caller may.
+fn a_log_is_not_written_through_another_users_link() {
+    let context = Context::new();
+    let canary = Canary::new(&context);
+    let link = context.dir.join("log");
+    symlink(canary.path.join("file"), &link).unwrap();
+    let log = link.to_str().unwrap();
+    let fail = || context.call(&["--log", log, "state", "absent"]).refused();
+    std::os::unix::fs::lchown(&link, Some(1000), None).unwrap();
+    let output = fail();
+    canary.check();
+    assert!(output.stderr.contains("another user has made"), "{}", output.stderr);
+    // The caller's own is followed.
+    std::os::unix::fs::lchown(&link, Some(0), None).unwrap();
+    fail();
+    assert_ne!(fs::read_to_string(canary.path.join("file")).unwrap(), "untouched");
 }
 
 fn a_pid_file_is_not_written_through_a_link() {

@@ -57,6 +57,7 @@ pub fn main() -> Option<()> {
         }
         "start-others" => start_others(&word()),
         "nest-groups" => nest_groups(&word()),
+        "nest-folders" => nest_folders(&word()),
         // SAFETY: asks for an id, and takes nothing.
         "be-root" => match unsafe { libc::geteuid() } {
             0 => Ok("root".into()),
@@ -278,6 +279,16 @@ fn nest_groups(place: &str) -> io::Result<String> {
         std::env::set_current_dir(&name)?;
     }
     Ok("40 groups deep".into())
+}
+
+/// Makes folders in folders, more than most processes may have open.
+fn nest_folders(place: &str) -> io::Result<String> {
+    std::env::set_current_dir(place)?;
+    for _ in 0..2_000 {
+        std::fs::create_dir("x")?;
+        std::env::set_current_dir("x")?;
+    }
+    Ok("2000 folders deep".into())
 }
 
 /// mkdir(2) by the way that 32-bit programs take, which has numbers of its own.

@@ -1,7 +1,8 @@
 //! Faults at every system call of every verb, by a tracer and not by luck; and what no single call can show: races, a
 //! full state folder, hooks that hang.
 //!
-//! [`verbs`] says what is run, on what, and what must hold afterwards; [`kills`] and [`injections`] go over the calls.
+//! [`verbs`] says what is run, on what, and what must hold afterwards; [`kills`] and [`injections`] go over the calls,
+//! and [`stores`] over those of networks and images.
 //! `VCTX_FAULTS=all` (the recipe `make test-faults`) takes every call; otherwise the longer verbs are sampled, with another
 //! offset each day, which is printed.
 
@@ -10,13 +11,14 @@ mod injections;
 mod kills;
 mod others;
 pub mod soak;
+mod stores;
 mod verbs;
 
 use crate::harness::Case;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 pub fn cases() -> Vec<Case> {
-    [kills::cases(), injections::cases(), others::cases()].into_iter().flatten().collect()
+    [kills::cases(), injections::cases(), stores::cases(), others::cases()].into_iter().flatten().collect()
 }
 
 /// Takes every `step`th of what it is asked about, all where everything is wanted.

@@ -176,7 +176,8 @@ impl Host {
         list.lines().map(str::to_owned).collect()
     }
 
-    fn left(&self) -> Vec<String> {
+    /// Devices, tables and groups of ours.
+    pub fn left(&self) -> Vec<String> {
         let devices = self
             .devices()
             .into_iter()

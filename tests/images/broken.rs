@@ -168,7 +168,7 @@ fn a_full_disk_leaves_nothing_half_written() {
         "{}",
         output.stderr
     );
-    assert_eq!(output.stdout, "code 1\nblobs\nimplied\nlayers\nlock\npartial\npins\n");
+    assert_eq!(output.stdout, "code 1\nblobs\nimplied\nlayers\nlock\npartial\npins\nstacks\nunsettled\n");
 }
 
 fn fsck_finds_what_has_been_damaged() {

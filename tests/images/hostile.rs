@@ -15,6 +15,7 @@ pub fn cases() -> Vec<Case> {
         case!(a_layer_of_endless_names_is_refused),
         case!(marks_of_overlayfs_are_not_taken_from_a_layer),
         case!(a_link_inside_the_layer_is_followed_inside),
+        case!(a_whiteout_below_a_link_takes_nothing_away),
     ]
 }
 
@@ -33,13 +34,19 @@ pub fn unpacked(user: &User, layer: &[u8]) -> PathBuf {
 /// Nothing of it is there: no layer, no image, nothing half-written.
 #[track_caller]
 pub fn nothing_is_left(user: &User) {
+    nothing_is_left_but_a_list(user);
+    assert!(!user.store().join(".store/images.json").exists(), "an image came into being");
+}
+
+/// The same where images were there before.
+#[track_caller]
+pub fn nothing_is_left_but_a_list(user: &User) {
     let store = user.store().join(".store");
-    for folder in ["layers", "partial", "pins"] {
+    for folder in ["layers", "stacks", "partial", "pins"] {
         let left: Vec<_> =
             fs::read_dir(store.join(folder)).unwrap().map(|entry| entry.unwrap().path()).collect();
         assert!(left.is_empty(), "left behind: {left:?}");
     }
-    assert!(!store.join("images.json").exists(), "an image came into being");
 }
 
 fn a_layer_that_reaches_outside_is_refused() {
@@ -65,7 +72,6 @@ fn a_layer_that_reaches_outside_is_refused() {
             "leads out",
         ),
         ("a folder through a link", new().symlink("a", path).folder("a/new"), "leads out"),
-        ("a whiteout through a link", new().symlink("a", path).file("a/.wh.file", ""), "leads out"),
         ("an opaque folder through a link", new().symlink("a", path).file("a/.wh..wh..opq", ""), "leads out"),
         ("a hard link to an absolute name", new().hard_link("a", &format!("{path}/file")), "absolute"),
         ("a hard link upward", new().hard_link("a", &format!("{up}{path}/file")), "`..`"),
@@ -209,4 +215,24 @@ fn a_link_inside_the_layer_is_followed_inside() {
         Layer::new().folder("usr").folder("usr/lib").symlink("lib", "usr/lib").file("lib/new", "x").bytes();
     import(&user, &layer, &[]).ok();
     assert_eq!(fs::read_to_string(unpacked(&user, &layer).join("usr/lib/new")).unwrap(), "x");
+}
+
+/// umoci writes such, one for each file of the folder that a link or a file replaces.
+fn a_whiteout_below_a_link_takes_nothing_away() {
+    let outside = rootfs::workspace().join("untouched");
+    let _ = fs::create_dir(&outside);
+    fs::write(outside.join("file"), "x").unwrap();
+    let user = User::me();
+    let layer = Layer::new()
+        .symlink("a", outside.to_str().unwrap())
+        .file("a/.wh.file", "")
+        .file("b", "x")
+        .file("b/.wh.file", "")
+        .bytes();
+    import(&user, &layer, &[]).ok();
+    assert!(outside.join("file").is_file());
+    let names = fs::read_dir(unpacked(&user, &layer)).unwrap().map(|entry| entry.unwrap().file_name());
+    let mut names: Vec<_> = names.collect();
+    names.sort();
+    assert_eq!(names, ["a", "b"]);
 }

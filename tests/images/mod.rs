@@ -2,18 +2,33 @@
 //! when a command is killed.
 
 mod broken;
+mod crash;
+mod engines;
+mod faults;
 mod hostile;
-mod made;
+pub mod made;
 mod peers;
 mod registries;
 mod runs;
 mod shared;
+mod signatures;
+mod sources;
 
 use crate::harness::Case;
 
 pub fn cases() -> Vec<Case> {
-    [hostile::cases(), broken::cases(), runs::cases(), shared::cases(), peers::cases(), registries::cases()]
-        .into_iter()
-        .flatten()
-        .collect()
+    let all = [
+        hostile::cases(),
+        broken::cases(),
+        runs::cases(),
+        shared::cases(),
+        peers::cases(),
+        registries::cases(),
+        signatures::cases(),
+        sources::cases(),
+        crash::cases(),
+        engines::cases(),
+        faults::cases(),
+    ];
+    all.into_iter().flatten().collect()
 }

@@ -30,13 +30,13 @@ pub fn cases() -> Vec<Case> {
 }
 
 /// A registry of its own, which ends with the case.
-struct Registry {
+pub(super) struct Registry {
     child: Child,
-    port: u16,
+    pub(super) port: u16,
 }
 
 impl Registry {
-    fn new(user: &User) -> Registry {
+    pub(super) fn new(user: &User) -> Registry {
         Registry::with(user, json!({}), json!(null))
     }
 
@@ -61,7 +61,7 @@ impl Registry {
         registry
     }
 
-    fn name(&self, path: &str) -> String {
+    pub(super) fn name(&self, path: &str) -> String {
         format!("localhost:{}/{path}", self.port)
     }
 }
@@ -74,7 +74,7 @@ impl Drop for Registry {
 }
 
 /// An image `app:1` in the user's store; its second layer is a large one.
-fn imported(user: &User) {
+pub(super) fn imported(user: &User) {
     let mut noise = 1u32;
     let mut next = || {
         noise = noise.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -87,14 +87,14 @@ fn imported(user: &User) {
 }
 
 /// Pushes `app:1` as `name`, and forgets it here.
-fn pushed(user: &User, name: &str) {
+pub(super) fn pushed(user: &User, name: &str) {
     imported(user);
     user.call(&["image", "push", "app:1", name]).ok();
     user.call(&["image", "rm", "app:1"]).ok();
 }
 
 #[track_caller]
-fn runs(user: &User, name: &str) {
+pub(super) fn runs(user: &User, name: &str) {
     assert_eq!(user.call(&["run", "--rm", name, "echo", "runs"]).ok().line(), "runs");
 }
 
@@ -200,7 +200,7 @@ fn credentials_come_from_files_and_helpers() {
 }
 
 /// What a proxy does with a request.
-enum Verdict {
+pub(super) enum Verdict {
     Forward,
     /// Forwards so many bytes of the answer, and hangs up.
     Cut(usize),
@@ -208,7 +208,7 @@ enum Verdict {
 }
 
 /// Stands before a registry, one request a connection; gives its port.
-fn proxy(to: u16, judge: impl Fn(&str) -> Verdict + Send + Sync + 'static) -> u16 {
+pub(super) fn proxy(to: u16, judge: impl Fn(&str) -> Verdict + Send + Sync + 'static) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let judge = Arc::new(judge);
@@ -253,7 +253,7 @@ fn serve(mut client: TcpStream, to: u16, judge: &dyn Fn(&str) -> Verdict) {
     }
 }
 
-fn answer(status: &str, headers: &str, body: &str) -> Verdict {
+pub(super) fn answer(status: &str, headers: &str, body: &str) -> Verdict {
     let length = body.len();
     Verdict::Answer(format!(
         "HTTP/1.1 {status}\r\n{headers}content-length: {length}\r\nconnection: close\r\n\r\n{body}"
@@ -290,7 +290,7 @@ fn a_token_is_fetched_where_one_is_asked_for() {
     assert_eq!(tokens.load(Ordering::Relaxed), 1, "one token serves all requests");
 }
 
-fn is_blob(head: &str) -> bool {
+pub(super) fn is_blob(head: &str) -> bool {
     head.lines().next().unwrap().contains("/blobs/")
 }
 
@@ -377,17 +377,25 @@ fn a_killed_pull_goes_on() {
     let registry = Registry::new(&user);
     pushed(&user, &registry.name("app:1"));
     let name = registry.name("app:1");
-    for round in 0..crate::harness::rounds(30) {
-        let mut pull = user.command(&["image", "pull", "-q", &name]);
-        let mut child = pull.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        let moment = std::time::Duration::from_millis(u64::from(round * 29 % 240));
+    let begun = std::time::Instant::now();
+    user.call(&["image", "pull", "-q", &name]).ok();
+    let whole = begun.elapsed();
+    user.call(&["image", "rm", &name]).ok();
+    for round in 0..crate::harness::rounds(50) {
+        let verb: &[&str] = match round % 5 {
+            3 => &["image", "rm", &name],
+            4 => &["image", "gc"],
+            _ => &["image", "pull", "-q", &name],
+        };
+        let mut command = user.command(verb);
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        // Moments spread over the whole time that a pull takes, in an order without pattern.
+        let moment = whole.mul_f64(f64::from(round * 37 % 50) / 50.0);
         command::wait_for_exit(child.id(), moment);
         let _ = child.kill();
         child.wait().unwrap();
-        user.call(&["image", "fsck"]).ok();
-        if round % 4 == 3 {
-            user.call(&["image", "gc"]).ok();
-        }
+        let checked = user.call(&["image", "fsck"]);
+        assert!(checked.code == 0, "round {round}, {verb:?}: {}{}", checked.stdout, checked.stderr);
     }
     user.call(&["image", "pull", &name]).ok();
     runs(&user, &name);

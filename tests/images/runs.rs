@@ -10,7 +10,9 @@ pub fn cases() -> Vec<Case> {
     vec![
         case!(an_image_runs_and_stays_as_it_is),
         case!(upper_layers_replace_hide_and_cover_lower_ones),
+        case!(a_hundred_layers_are_named_in_one_option),
         case!(hundreds_of_layers_are_stacked),
+        case!(the_root_is_that_of_the_layer_that_brings_it),
         case!(program_arguments_environment_folder_and_user_are_the_images),
         case!(what_an_image_says_does_not_reach_the_host),
         case!(a_user_that_the_image_does_not_have_is_refused),
@@ -97,6 +99,32 @@ fn upper_layers_replace_hide_and_cover_lower_ones() {
 
 fn clone(layer: &Layer) -> Layer {
     Layer::new().raw(layer.so_far())
+}
+
+/// As Linux before 6.7 needs it.
+fn a_hundred_layers_are_named_in_one_option() {
+    let mut layers = vec![base()];
+    layers.extend((0..99).map(|number| Layer::new().file(&format!("layer-{number}"), "x")));
+    for user in [User::me(), User::ordinary()] {
+        imported(&user, layers.iter().map(clone).collect(), json!({}));
+        let script = "ls -d /layer-* | wc -l; touch /layer-7; cat /proc/self/mountinfo";
+        let printed = user.call(&["run", "--rm", "test:1", "sh", "-c", script]).ok();
+        assert_eq!(printed.line().lines().next(), Some("99"));
+        let root = printed.stdout.lines().find(|line| line.split(' ').nth(4) == Some("/")).unwrap();
+        assert!(root.contains("lowerdir=a:b:c:") || root.contains("lowerdir+=a,"), "{root}");
+        user.call(&["image", "rm", "test:1"]).ok();
+        assert_eq!(fs::read_dir(user.store().join(".store/stacks")).unwrap().count(), 0);
+    }
+}
+
+fn the_root_is_that_of_the_layer_that_brings_it() {
+    let low = Layer::new().add(tar::EntryType::Directory, "./", "", 0o555, b"").raw(base().so_far());
+    for user in [User::me(), User::ordinary()] {
+        imported(&user, vec![clone(&low), Layer::new().file("top", "x")], json!({}));
+        let printed = user.call(&["run", "--rm", "test:1", "stat", "-c", "%a", "/"]).ok();
+        assert_eq!(printed.line(), "555");
+        user.call(&["image", "fsck"]).ok();
+    }
 }
 
 fn hundreds_of_layers_are_stacked() {

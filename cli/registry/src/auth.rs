@@ -1,4 +1,4 @@
-//! Challenges of registries, and the tokens that answer them (distribution, "Token Authentication Specification").
+//! The tokens that answer a registry's challenge (distribution, "Token Authentication Specification").
 
 use std::sync::Mutex;
 
@@ -7,6 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use ureq::Agent;
 
+use crate::challenge::{self, Challenge};
 use crate::credentials::Credentials;
 use crate::error::Error;
 
@@ -18,13 +19,6 @@ const LARGEST: u64 = 1 << 20;
 pub(crate) struct Auth {
     credentials: Option<Credentials>,
     header: Mutex<Option<String>>,
-}
-
-/// `WWW-Authenticate`.
-#[derive(Debug, PartialEq, Eq)]
-enum Challenge {
-    Basic,
-    Bearer { realm: String, service: Option<String>, scope: Option<String> },
 }
 
 impl Auth {
@@ -44,7 +38,7 @@ impl Auth {
         scope: &str,
         plain: bool,
     ) -> Result<bool, Error> {
-        let all: Vec<Challenge> = challenges.iter().filter_map(|text| parse(text)).collect();
+        let all: Vec<Challenge> = challenges.iter().filter_map(|text| challenge::parse(text)).collect();
         let bearer = all.iter().find(|one| matches!(one, Challenge::Bearer { .. }));
         let header = match (bearer.or(all.first()), &self.credentials) {
             (Some(Challenge::Bearer { realm, service, scope: asked }), credentials) => {
@@ -119,49 +113,4 @@ fn token(
         .or(answer.access_token)
         .filter(|token| !token.is_empty())
         .ok_or_else(|| Error::Answer { what: what(), reason })
-}
-
-/// `Bearer realm="...",service="...",scope="..."`, or `Basic realm="..."`.
-fn parse(text: &str) -> Option<Challenge> {
-    let (scheme, mut rest) = text.trim().split_once(' ').unwrap_or((text.trim(), ""));
-    if scheme.eq_ignore_ascii_case("basic") {
-        return Some(Challenge::Basic);
-    }
-    if !scheme.eq_ignore_ascii_case("bearer") {
-        return None;
-    }
-    let (mut realm, mut service, mut scope) = (None, None, None);
-    while let Some((key, after)) = rest.split_once('=') {
-        let (value, after) = match after.strip_prefix('"') {
-            Some(quoted) => quoted.split_once('"')?,
-            None => after.split_once(',').unwrap_or((after, "")),
-        };
-        match key.trim_matches([' ', ',']).to_ascii_lowercase().as_str() {
-            "realm" => realm = Some(value.to_owned()),
-            "service" => service = Some(value.to_owned()),
-            "scope" => scope = Some(value.to_owned()),
-            _ => {}
-        }
-        rest = after;
-    }
-    Some(Challenge::Bearer { realm: realm?, service, scope })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn challenges_are_read() {
-        let text = r#"Bearer realm="https://auth.example/token",service="r.example",scope="repository:a/b:pull,push""#;
-        let bearer = Challenge::Bearer {
-            realm: "https://auth.example/token".into(),
-            service: Some("r.example".into()),
-            scope: Some("repository:a/b:pull,push".into()),
-        };
-        assert_eq!(parse(text), Some(bearer));
-        assert_eq!(parse("basic realm=x"), Some(Challenge::Basic));
-        assert_eq!(parse("Bearer service=\"x\""), None);
-        assert_eq!(parse("Negotiate"), None);
-    }
 }

@@ -20,7 +20,7 @@ use crate::error::Error;
 /// How often a request is tried that fails for reasons that may pass.
 pub(crate) const ATTEMPTS: u32 = 5;
 /// A connection on which nothing comes for so long is given up.
-const SILENCE: Duration = Duration::from_secs(30);
+pub(crate) const SILENCE: Duration = Duration::from_secs(30);
 const CONNECT: Duration = Duration::from_secs(15);
 /// No registry's wish to wait is followed longer.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);

@@ -1,7 +1,7 @@
 //! What can go wrong between here and a registry; a variant is a failed step.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use vctx_storage::image;
 
@@ -37,6 +37,30 @@ pub(crate) enum Error {
     Helper { helper: String, message: String },
     #[error("{}: cannot be used as certificate", path.display())]
     Certificate { path: PathBuf, source: Box<ureq::Error> },
+    #[error("{} is no signature policy, see containers-policy.json(5)", path.display())]
+    Policy { path: PathBuf, source: serde_json::Error },
+    #[error("{}: a list of requirements is empty; to let all images in, it says insecureAcceptAnything", path.display())]
+    EmptyPolicy { path: PathBuf },
+    #[error("{}: sigstoreSigned has no key; give keyPath or keyData", path.display())]
+    NoKey { path: PathBuf },
+    #[error("{name} is no public key on the curve P-256 in PEM, such as `cosign generate-key-pair` writes")]
+    Key { name: String },
+    #[error("{name} is not let in{}: {reason}", by(policy))]
+    Refused { name: String, policy: PathBuf, reason: String },
+    #[error("nothing says whose signature is wanted; give --key, or a policy that asks for one")]
+    NothingAsked,
+}
+
+/// Whose policy, where it is one of a file.
+fn by(policy: &Path) -> String {
+    if policy.as_os_str().is_empty() { String::new() } else { format!(" by {}", policy.display()) }
+}
+
+impl Error {
+    /// It is not there, whatever the registry calls that.
+    pub(crate) fn is_absent(&self) -> bool {
+        matches!(self, Error::Absent(_))
+    }
 }
 
 fn with(message: &str) -> String {

@@ -1,15 +1,19 @@
-//! `vctx-registry JOB`: pulls an image from a registry into the store, or pushes one. vctx calls it, see
+//! `vctx-registry JOB`: pulls an image from a registry into the store, looks at its signatures, or pushes one. vctx calls it, see
 //! `vctx_storage::image::remote`; for people there are `vctx image pull` and `push`.
 //!
-//! `client` speaks the distribution protocol, `auth` finds credentials and tokens, `pull` and `push` are the two jobs.
+//! `client` speaks the distribution protocol, `auth` finds credentials and tokens, `policy` and `signature` say which
+//! images are let in; `pull` and `push` are the jobs.
 
 mod auth;
+mod challenge;
 mod client;
 mod credentials;
 mod error;
+mod policy;
 mod progress;
 mod pull;
 mod push;
+mod signature;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -25,6 +29,7 @@ fn main() -> ExitCode {
     let done = serde_json::from_str(&job).map_err(Error::Job).and_then(|job: Job| match job.verb {
         Verb::Pull => pull::run(&job),
         Verb::Push => push::run(&job),
+        Verb::Verify => pull::verify(&job),
     });
     match done {
         Ok(line) => {

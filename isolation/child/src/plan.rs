@@ -86,6 +86,8 @@ pub struct Setting<'a> {
 pub struct Root<'a> {
     /// Where the tree comes from.
     pub source: Source<'a>,
+    /// The host folder from which the source's options name others by relative paths.
+    pub within: Option<&'a CStr>,
     /// The host folder on which it is attached, in the context's own mount namespace.
     pub at: &'a CStr,
     /// The mount namespace is another's: the tree stays detached, so that none of it is seen there.

@@ -23,6 +23,10 @@ const MS_SHARED: u64 = 1 << 20;
 
 /// Attaches the root in the process's own mount namespace. Gives the descriptor from which all else is resolved.
 pub(crate) fn attach(root: &Root<'_>) -> Result<OwnedFd> {
+    if let Some(within) = root.within {
+        // The working folder is the guest's own from the change of root on.
+        chdir(within).or_at(Step::RootSource)?;
+    }
     if root.detached {
         let tree = tree(&root.source, 0).or_at(Step::RootSource)?;
         // A copy of a shared mount is its peer: what is mounted in the copy would appear on the host.

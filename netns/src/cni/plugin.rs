@@ -139,7 +139,14 @@ fn said(child: &mut Child) -> io::Result<Vec<u8>> {
 /// variables that they were given.
 pub(super) fn end_strays(id: &str, netns: &Path) -> Result<()> {
     let own = [format!("CNI_CONTAINERID={id}"), format!("CNI_NETNS={}", netns.display())];
+    let namespace = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/pid")).ok();
+    let host = namespace("self");
     let is_stray = |pid: Pid| {
+        // A guest's environment is the guest's memory: it can be a mapping of a file that the guest itself serves, and reading
+        // it would then last for as long as the guest likes.
+        if namespace(&pid.as_raw_nonzero().to_string()) != host {
+            return false;
+        }
         let environment =
             std::fs::read(format!("/proc/{}/environ", pid.as_raw_nonzero())).unwrap_or_default();
         let has =

@@ -80,6 +80,8 @@ pub enum RootFs {
         kind: String,
         /// Options.
         options: Vec<(String, Option<String>)>,
+        /// The folder from which the options name others by relative paths, where they do.
+        within: Option<PathBuf>,
         /// Host folder.
         at: PathBuf,
         /// Symbolic links to be made in it: (target, path).

@@ -13,19 +13,20 @@ use crate::{Error, Result};
 pub(super) fn root<'a>(press: &Press<'a>, spec: &Spec, facts: &Facts<'a>) -> Result<Root<'a>> {
     let linux = spec.linux().as_ref();
     let propagation = propagation(spec);
-    let (source, at, mut links) = match &facts.root {
+    let (source, within, at, mut links) = match &facts.root {
         RootFs::Folder(path) => {
             let path = press.path(path)?;
-            (Source::Bind { path, recursive: true, procfs: false }, path, Vec::new())
+            (Source::Bind { path, recursive: true, procfs: false }, None, path, Vec::new())
         }
-        RootFs::Mount { kind, options, at, links } => {
+        RootFs::Mount { kind, options, within, at, links } => {
             let options = options.iter().map(|(key, value)| {
                 Ok((press.text(key)?, value.as_ref().map(|value| press.text(value)).transpose()?))
             });
             let options = press.list(options.collect::<Result<Vec<_>>>()?);
             let source = Source::FileSystem { kind: press.text(kind)?, source: press.text("vctx")?, options };
             let pair = |(target, path): &(String, String)| Ok((press.text(target)?, press.text(path)?));
-            (source, press.path(at)?, links.iter().map(pair).collect::<Result<Vec<_>>>()?)
+            let within = within.as_ref().map(|path| press.path(path)).transpose()?;
+            (source, within, press.path(at)?, links.iter().map(pair).collect::<Result<Vec<_>>>()?)
         }
     };
     // The files of a new file system have the context's label (runtime-spec, "Mount Label").
@@ -50,6 +51,7 @@ pub(super) fn root<'a>(press: &Press<'a>, spec: &Spec, facts: &Facts<'a>) -> Res
     let texts = |list: Option<&Vec<String>>| press.texts(list.into_iter().flatten());
     Ok(Root {
         source,
+        within,
         at,
         detached: !makes_mounts(spec),
         propagation: flow(spec),

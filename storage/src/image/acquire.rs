@@ -153,7 +153,9 @@ pub fn take_in(
     all(layers.len(), one)?;
     pin.add([&joint::digest(&config.rootfs.diff_ids)])?;
     store.join(&config.rootfs.diff_ids, how)?;
+    store.link(&found.digest, &config.rootfs.diff_ids, how.privileged)?;
     store.put_blob(&*found.bytes, Some(&found.digest), None)?;
+    store.settle()?;
     let image = Image {
         name: name.to_owned(),
         manifest: found.digest.clone(),

@@ -19,13 +19,14 @@ pub struct Finding {
 }
 
 impl Store {
-    /// Checks all images. Nothing is changed.
+    /// Checks all images. Nothing of them is changed.
     ///
     /// # Errors
     ///
     /// The list of images cannot be read.
     pub fn check(&self) -> Result<Vec<Finding>, Error> {
         self.make()?;
+        self.recover()?;
         let _lock = self.lock(Access::Read)?;
         let mut findings = Vec::new();
         let mut known = HashMap::new();
@@ -44,7 +45,7 @@ impl Store {
                 problem.iter().for_each(|problem| found(problem.clone()));
             }
             let diff_ids = &details.config.rootfs.diff_ids;
-            if self.needs_joint(diff_ids) && !self.layer(&joint::digest(diff_ids)).is_dir() {
+            if self.needs_joint(diff_ids)? && !self.layer(&joint::digest(diff_ids)).is_dir() {
                 found("the layer that joins its layers is missing".to_owned());
             }
             for diff in diff_ids {

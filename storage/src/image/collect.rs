@@ -46,19 +46,20 @@ impl Store {
     /// Something cannot be read or removed; nothing that is needed has gone then.
     pub fn collect(&self, places: &[PathBuf], doing: Doing) -> Result<Collected, Error> {
         self.make()?;
+        self.recover()?;
         let mut collected = Collected::default();
         let mut trash = Vec::new();
         let lock = self.lock(Access::Change)?;
         let needed = self.needed(places)?;
-        for (folder, is_layers) in [(self.blobs(), false), (self.layers(), true)] {
+        for folder in [self.blobs(), self.layers(), self.stacks()] {
             for path in entries(&folder)? {
                 let digest = path.file_name().and_then(|name| name.to_str()).and_then(Digest::from_hex);
                 if digest.is_some_and(|digest| needed.contains(&digest)) {
                     continue;
                 }
-                if is_layers {
+                if folder == self.layers() {
                     collected.layers += 1;
-                } else {
+                } else if folder == self.blobs() {
                     collected.blobs += 1;
                     collected.bytes += fs::symlink_metadata(&path).map_or(0, |about| about.len());
                 }
@@ -161,9 +162,9 @@ pub(super) fn entries(folder: &Path) -> Result<Vec<PathBuf>, Error> {
     }
 }
 
-fn remove(path: &Path) -> Result<(), Error> {
+pub(super) fn remove(path: &Path) -> Result<(), Error> {
     let is_folder = fs::symlink_metadata(path).is_ok_and(|about| about.is_dir());
-    let removed = if is_folder { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    let removed = if is_folder { vctx_remove::tree(path) } else { fs::remove_file(path) };
     match removed {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::file("remove", path)(error)),
         _ => Ok(()),

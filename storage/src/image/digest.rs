@@ -70,6 +70,20 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// A digest of bytes that come one after another.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Running(Sha256);
+
+impl Running {
+    pub(super) fn add(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    pub(super) fn digest(self) -> Digest {
+        Digest(hex(&self.0.finalize()))
+    }
+}
+
 /// Passes bytes on, and counts and digests them.
 #[derive(Debug)]
 pub struct Digesting<R> {

@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::digest::Digest;
-use super::{archive, unpack};
+use super::{archive, pack, unpack};
 
 /// Why something with an image failed.
 #[derive(Debug, thiserror::Error)]
@@ -84,6 +84,27 @@ pub enum Error {
         path: PathBuf,
         /// Cause.
         source: archive::Error,
+    },
+    /// A folder that is to become an image.
+    #[error("{}", path.display())]
+    Pack {
+        /// The folder.
+        path: PathBuf,
+        /// Cause.
+        source: pack::Error,
+    },
+    /// A suite was asked for.
+    #[error(
+        "neither mmdebstrap nor, for root, debootstrap is installed; install the package mmdebstrap, which works without root too"
+    )]
+    NoBootstrap,
+    /// The tool that makes the root of a suite.
+    #[error("{} has made no root: {reason}", program.display())]
+    Bootstrap {
+        /// The tool.
+        program: PathBuf,
+        /// What happened.
+        reason: String,
     },
     /// Nothing for this machine.
     #[error("{what} has nothing for {wanted}, only for {}", found.join(", "))]

@@ -128,7 +128,9 @@ impl Store {
             let mut file = File::create(&temporary)?;
             file.write_all(&bytes)?;
             file.sync_all()?;
-            fs::rename(&temporary, &path)
+            fs::rename(&temporary, &path)?;
+            // What has been said to be on the list stays there.
+            File::open(self.folder())?.sync_all()
         };
         write().map_err(Error::file("write", &path))
     }

@@ -1,11 +1,13 @@
 //! Folders that a layer goes through without bringing them: `tmp/x` without `tmp`. In the layer they have to be made, and
 //! overlayfs would show the made one's owner and mode instead of those of the layer below. So an image with such folders
-//! gets one more layer on top, which repeats them as the layer says that does bring them.
+//! gets one more layer on top, which repeats them as the layer says that does bring them. The root itself, which most layers
+//! leave out, is such a folder where it is not the usual one.
 
 use std::collections::{BTreeSet, HashSet};
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
@@ -56,9 +58,11 @@ impl Store {
         if paths.is_empty() {
             return Ok(());
         }
-        let (temporary, path) = (self.partials().join(unique("implied")), self.implied().join(layer.hex()));
-        let write = || fs::write(&temporary, paths.join(&0)).and_then(|()| fs::rename(&temporary, &path));
-        write().map_err(Error::file("write", &path))
+        let path = self.implied().join(layer.hex());
+        let mut partial = self.partial(&unique("implied"), false)?;
+        partial.empty()?;
+        partial.file.write_all(&paths.join(&0)).map_err(Error::file("write", &partial.path))?;
+        partial.keep_as(&path)
     }
 
     fn implied_of(&self, layer: &Digest) -> Result<HashSet<Vec<u8>>, Error> {
@@ -73,8 +77,24 @@ impl Store {
     }
 
     /// These layers need one more on top.
-    pub(super) fn needs_joint(&self, diff_ids: &[Digest]) -> bool {
-        diff_ids.iter().skip(1).any(|digest| self.implied().join(digest.hex()).exists())
+    pub(super) fn needs_joint(&self, diff_ids: &[Digest]) -> Result<bool, Error> {
+        for digest in diff_ids.iter().skip(1) {
+            if self.implied_of(digest)?.iter().any(|path| !path.is_empty()) {
+                return Ok(true);
+            }
+        }
+        let layers = self.described(diff_ids)?;
+        let is_usual =
+            |about: &fs::Metadata| (about.mode() & 0o7777, about.uid(), about.gid()) == (0o755, 0, 0);
+        let brings = root_of(&layers).filter(|layer| layer.path != layers[0].path);
+        Ok(brings.and_then(|layer| fs::metadata(&layer.path).ok()).is_some_and(|about| !is_usual(&about)))
+    }
+
+    /// The layers with what they imply, the topmost first.
+    fn described(&self, diff_ids: &[Digest]) -> Result<Vec<Layer>, Error> {
+        let layer =
+            |digest: &Digest| Ok(Layer { path: self.layer(digest), implied: self.implied_of(digest)? });
+        diff_ids.iter().rev().map(layer).collect()
     }
 
     /// Makes the layer on top of these, where they need one and it is not there.
@@ -84,13 +104,10 @@ impl Store {
     /// It cannot be written.
     pub(super) fn join(&self, diff_ids: &[Digest], how: &Unpack) -> Result<(), Error> {
         let name = digest(diff_ids);
-        if !self.needs_joint(diff_ids) || self.layer(&name).is_dir() {
+        if self.layer(&name).is_dir() || !self.needs_joint(diff_ids)? {
             return Ok(());
         }
-        let mut layers = Vec::new();
-        for digest in diff_ids.iter().rev() {
-            layers.push(Layer { path: self.layer(digest), implied: self.implied_of(digest)? });
-        }
+        let layers = self.described(diff_ids)?;
         let mut paths = BTreeSet::new();
         for path in layers.iter().flat_map(|layer| &layer.implied) {
             let mut path = path.as_slice();
@@ -105,8 +122,11 @@ impl Store {
         partial.empty()?;
         let root = partial.folder()?;
         let fail = |error: Errno| Error::file("write", &partial.path)(error.into());
-        fchmod(&root, Mode::from_raw_mode(top_mode(&layers))).map_err(fail)?;
         let mut made = Vec::new();
+        if let Some(layer) = root_of(&layers) {
+            let model = openat(CWD, &layer.path, FOLDER, Mode::empty()).map_err(fail)?;
+            made.push(copy(&root, b"", &model, how).map_err(fail)?);
+        }
         // Sorted, so that a folder comes before what is in it.
         for path in paths {
             if let Some(model) = model(&layers, path).map_err(fail)? {
@@ -117,16 +137,14 @@ impl Store {
         for (folder, times) in made.iter().rev() {
             futimens(folder, times).map_err(fail)?;
         }
+        self.note_unsettled(&name)?;
         partial.keep_as(&self.layer(&name))
     }
 }
 
-fn top_mode(layers: &[Layer]) -> u32 {
-    use std::os::unix::fs::MetadataExt;
-    layers
-        .first()
-        .and_then(|layer| fs::metadata(&layer.path).ok())
-        .map_or(0o755, |about| about.mode() & 0o7777)
+/// The topmost layer that has an entry of its root, or else the lowest.
+fn root_of(layers: &[Layer]) -> Option<&Layer> {
+    layers.iter().find(|layer| !layer.implied.contains(&b""[..])).or(layers.last())
 }
 
 /// The folder of the topmost layer that brings it, or else of the topmost that has it; nothing where the image has none.
@@ -175,7 +193,7 @@ fn is_opaque(folder: &OwnedFd) -> bool {
 /// Makes the folder with the owner, mode and attributes of its model, and gives the times for later.
 fn copy(root: &OwnedFd, path: &[u8], model: &OwnedFd, how: &Unpack) -> Result<(OwnedFd, Timestamps), Errno> {
     let mut folder = openat(root, c".", FOLDER, Mode::empty())?;
-    for name in path.split(|&byte| byte == b'/') {
+    for name in path.split(|&byte| byte == b'/').filter(|name| !name.is_empty()) {
         match mkdirat(&folder, name, Mode::RWXU) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(error) => return Err(error),

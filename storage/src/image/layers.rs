@@ -1,17 +1,13 @@
 //! Unpacked layers: each is made once, whoever needs it, and lies below the overlays of all its images.
 
 use std::fs::File;
-use std::path::PathBuf;
 
 use rustix::fs::statvfs;
 
 use super::compression;
 use super::digest::{Digest, Digesting};
 use super::error::Error;
-use super::index::Image;
-use super::joint;
-use super::store::Store;
-use super::tree::opaque_attribute;
+use super::store::{Access, Store};
 use super::unpack::{self, Limits, Unpack};
 
 impl Store {
@@ -46,7 +42,10 @@ impl Store {
         if let Some(expected) = expected.filter(|expected| **expected != found) {
             return Err(Error::Digest { expected: expected.clone(), found });
         }
+        // The layer and what it implies go together, too: no garbage collection comes between.
+        let _lock = self.lock(Access::Read)?;
         self.note_implied(&found, &unpacked.implied)?;
+        self.note_unsettled(&found)?;
         partial.keep_as(&self.layer(&found))?;
         Ok(found)
     }
@@ -56,35 +55,5 @@ impl Store {
         let free =
             statvfs(self.folder()).map_or(u64::MAX, |about| about.f_bavail.saturating_mul(about.f_frsize));
         Limits { bytes: limits.bytes.min(free / 10 * 9), ..limits }
-    }
-
-    /// The folders of an image's layers, the topmost first, as overlayfs stacks them.
-    ///
-    /// # Errors
-    ///
-    /// One is not there.
-    pub fn stack(&self, image: &Image, diff_ids: &[Digest], privileged: bool) -> Result<Vec<PathBuf>, Error> {
-        let mut stack = Vec::new();
-        let joint = self.layer(&joint::digest(diff_ids));
-        if joint.is_dir() {
-            stack.push(joint);
-        }
-        for digest in diff_ids.iter().rev() {
-            let path = self.layer(digest);
-            if !path.is_dir() {
-                return Err(Error::LayerGone { image: image.name.clone(), digest: digest.clone() });
-            }
-            // overlayfs asks no root of a layer whether it is opaque.
-            let is_last =
-                rustix::fs::getxattr(&path, opaque_attribute(privileged), &mut [0u8; 1][..]).is_ok();
-            // One that comes twice hides its lower self, and overlayfs refuses to stack it twice.
-            if !stack.contains(&path) {
-                stack.push(path);
-            }
-            if is_last {
-                break;
-            }
-        }
-        Ok(stack)
     }
 }

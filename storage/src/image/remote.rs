@@ -3,19 +3,20 @@
 //! The program is a second one, `vctx-registry`: network and TLS would be pages that every start of `vctx` maps. It gets
 //! a [`Job`] as JSON, and works on the store itself.
 
+use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::digest::{Digest, Digesting};
+use super::digest::{Digest, Running};
 use super::error::Error;
 use super::reference::Reference;
 use super::spec::Platform;
 use super::store::{Partial, Store};
 use super::unpack::{Limits, Owners, Unpack};
 
-/// A pull or a push.
+/// A pull, a push, or a look at signatures.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Job {
     /// What to do.
@@ -40,6 +41,10 @@ pub struct Job {
     pub cert_dir: Option<PathBuf>,
     /// Whom to trust.
     pub transport: Transport,
+    /// File with a signature policy, in place of the usual ones.
+    pub policy: Option<PathBuf>,
+    /// File with a public key by which the image must be signed.
+    pub key: Option<PathBuf>,
     /// Show no progress.
     pub quiet: bool,
 }
@@ -51,6 +56,8 @@ pub enum Verb {
     Pull,
     /// To the registry.
     Push,
+    /// Only look whether it would be let in.
+    Verify,
 }
 
 /// How a registry is talked to.
@@ -93,6 +100,10 @@ pub struct Download {
     size: u64,
     /// Bytes that are there.
     pub have: u64,
+    /// Of these bytes.
+    running: Running,
+    /// Some of them were there before.
+    pub resumed: bool,
 }
 
 impl Store {
@@ -110,13 +121,29 @@ impl Store {
         if self.blob(digest).exists() {
             return Ok(None);
         }
-        let length = partial.file.metadata().map_err(Error::file("read", &partial.path))?.len();
-        let mut download =
-            Download { store: self.clone(), partial, digest: digest.clone(), size, have: length };
-        if length > size {
+        let mut running = Running::default();
+        let have = digested(&partial.file, &mut running).map_err(Error::file("read", &partial.path))?;
+        let (store, digest, resumed) = (self.clone(), digest.clone(), have > 0);
+        let mut download = Download { store, partial, digest, size, have, running, resumed };
+        if have > size {
             download.restart()?;
         }
         Ok(Some(download))
+    }
+}
+
+/// Digests what an earlier attempt has left, and gives its length.
+fn digested(mut file: &File, running: &mut Running) -> io::Result<u64> {
+    let mut buffer = vec![0; 256 << 10];
+    let mut have = 0;
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(have),
+            count => {
+                running.add(&buffer[..count]);
+                have += count as u64;
+            }
+        }
     }
 }
 
@@ -129,6 +156,7 @@ impl Download {
     pub fn restart(&mut self) -> Result<(), Error> {
         self.partial.file.set_len(0).map_err(Error::file("write", &self.partial.path))?;
         self.have = 0;
+        self.running = Running::default();
         Ok(())
     }
 
@@ -153,6 +181,7 @@ impl Download {
                         return Err(Error::Size { what: self.digest.to_string(), expected, found });
                     }
                     file.write_all(&buffer[..count]).map_err(Error::file("write", path))?;
+                    self.running.add(&buffer[..count]);
                     tell(self.have);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -173,16 +202,13 @@ impl Download {
     ///
     /// It is not what it should be; then it is thrown away.
     pub fn finish(mut self) -> Result<(), Error> {
-        let fail = Error::file("read", &self.partial.path);
-        self.partial.file.rewind().map_err(fail)?;
-        let mut input = Digesting::new(&self.partial.file);
-        io::copy(&mut input, &mut io::sink()).map_err(Error::file("read", &self.partial.path))?;
-        let found = input.digest();
+        let found = std::mem::take(&mut self.running).digest();
         if found != self.digest {
             self.restart()?;
             return Err(Error::Digest { expected: self.digest, found });
         }
         let place = self.store.blob(&self.digest);
+        self.store.note_unsettled(&self.digest)?;
         self.partial.keep_as(&place)
     }
 

@@ -4,6 +4,8 @@
 //! blobs/sha256/HEX   manifests, configurations and layers, as they came
 //! layers/HEX         unpacked layers; each is a lower folder of overlays
 //! implied/HEX        what a layer says too little of, see `joint`
+//! stacks/HEX/a b ... the layers of a manifest in their order, see `stacks`
+//! unsettled/BOOT/HEX what may not be on the disk yet, see `settle`
 //! images.json        names, and the manifests they stand for
 //! partial/           what is being written: locked by its writer, and worth nothing without one
 //! pins/              digests that a running pull or import relies on
@@ -104,7 +106,9 @@ impl Store {
     ///
     /// One cannot be made.
     pub fn make(&self) -> Result<(), Error> {
-        for folder in [self.blobs(), self.layers(), self.implied(), self.partials(), self.pins()] {
+        for folder in
+            [self.blobs(), self.layers(), self.implied(), self.stacks(), self.partials(), self.pins()]
+        {
             // Nobody but the owner may come near the set-uid programs of images (CVE-2021-41091).
             let made = DirBuilder::new().recursive(true).mode(0o700).create(&folder);
             made.map_err(Error::file("make the folder", &folder))?;
@@ -167,6 +171,7 @@ impl Store {
             return Ok((digest.clone(), about.len()));
         }
         let mut partial = self.partial(&unique("blob"), false)?;
+        partial.empty()?;
         let what = || expected.map_or_else(|| "a blob".to_owned(), ToString::to_string);
         // One byte more tells a stream that does not end.
         let most = size.map_or(u64::MAX, |size| size.saturating_add(1));
@@ -190,6 +195,7 @@ impl Store {
         if let Some(expected) = expected.filter(|&expected| *expected != digest) {
             return Err(Error::Digest { expected: expected.clone(), found: digest });
         }
+        self.note_unsettled(&digest)?;
         partial.keep_as(&self.blob(&digest))?;
         Ok((digest, count))
     }
@@ -227,6 +233,7 @@ impl Store {
     /// The store cannot be written.
     pub fn pin(&self) -> Result<Pin, Error> {
         self.make()?;
+        self.recover()?;
         let _lock = self.lock(Access::Change)?;
         let path = self.pins().join(unique("pin"));
         let fail = Error::file("write", &path);
@@ -286,21 +293,10 @@ impl Partial {
         self.kept = true;
     }
 
-    /// Removes what a killed writer has left in the folder.
+    /// Removes what a killed writer has left in it.
     pub(super) fn empty(&self) -> Result<(), Error> {
-        let fail = Error::file("empty", &self.path);
-        let clear = || -> io::Result<()> {
-            for entry in fs::read_dir(&self.path)? {
-                let entry = entry?;
-                if entry.file_type()?.is_dir() {
-                    fs::remove_dir_all(entry.path())?;
-                } else {
-                    fs::remove_file(entry.path())?;
-                }
-            }
-            Ok(())
-        };
-        clear().map_err(fail)
+        let emptied = if self.is_folder { vctx_remove::content(&self.path) } else { self.file.set_len(0) };
+        emptied.map_err(Error::file("empty", &self.path))
     }
 
     /// A descriptor of the folder.
@@ -315,7 +311,7 @@ impl Drop for Partial {
     fn drop(&mut self) {
         if !self.kept {
             // What stays is not locked, and goes with the next garbage collection.
-            let _ = if self.is_folder { fs::remove_dir_all(&self.path) } else { fs::remove_file(&self.path) };
+            let _ = if self.is_folder { vctx_remove::tree(&self.path) } else { fs::remove_file(&self.path) };
         }
     }
 }

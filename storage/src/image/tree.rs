@@ -77,6 +77,11 @@ impl Tree {
         within::open(&self.root, path, FOLDER)
     }
 
+    /// How many folders were made only to go through them: an entry can name two thousand.
+    pub(super) fn implied(&self) -> u64 {
+        self.implied.borrow().len() as u64
+    }
+
     /// Folders that were made only to go through them.
     pub(super) fn into_implied(self) -> Vec<Vec<u8>> {
         self.implied.into_inner().into_iter().collect()

@@ -117,7 +117,7 @@ pub struct Unpacked {
     pub entries: u64,
     /// Devices that were left out, because only root of the host makes them.
     pub devices_skipped: u64,
-    /// Folders that were made only to go through them.
+    /// Folders that were made only to go through them; with an empty path the root, where no entry is of it.
     pub implied: Vec<Vec<u8>>,
 }
 
@@ -132,6 +132,7 @@ pub fn unpack(input: impl Read, root: OwnedFd, how: &Unpack) -> Result<Unpacked,
         tree: Tree::new(root, how.privileged),
         how,
         done: Unpacked::default(),
+        has_root: false,
         times: Vec::new(),
         buffer: vec![0; BUFFER],
     };
@@ -146,6 +147,8 @@ struct Unpacker<'a, R> {
     tree: Tree,
     how: &'a Unpack,
     done: Unpacked,
+    /// An entry was of the root itself.
+    has_root: bool,
     /// Of folders, which change while they are filled.
     times: Vec<(Vec<u8>, (i64, u32))>,
     buffer: Vec<u8>,
@@ -154,7 +157,7 @@ struct Unpacker<'a, R> {
 impl<R: Read> Unpacker<'_, R> {
     fn entry(&mut self, entry: &Entry) -> Result<(), Error> {
         self.done.entries += 1;
-        if self.done.entries > self.how.limits.entries {
+        if self.done.entries + self.tree.implied() > self.how.limits.entries {
             let (name, most) = (entry.name(), self.how.limits.entries);
             return Err(Error::Limit { name, what: "files", most });
         }
@@ -165,7 +168,10 @@ impl<R: Read> Unpacker<'_, R> {
         }
         if name.is_empty() {
             return match entry.kind {
-                Kind::Folder => self.folder_attributes(entry, &path, None),
+                Kind::Folder => {
+                    self.has_root = true;
+                    self.folder_attributes(entry, &path, None)
+                }
                 _ => Err(refused(entry, "the root of a layer is a folder")),
             };
         }
@@ -226,8 +232,12 @@ impl<R: Read> Unpacker<'_, R> {
         if matches!(hidden, b"" | b"." | b"..") {
             return Err(refused(entry, "it takes away the folder itself, or the one above"));
         }
-        let folder = self.tree.folder(parent).map_err(|error| in_tree(entry, error))?;
-        self.tree.whiteout(&folder, hidden).map_err(write)
+        match self.tree.folder(parent) {
+            Ok(folder) => self.tree.whiteout(&folder, hidden).map_err(write),
+            // umoci takes away, one by one, the files of a folder in whose place a link or a file has come: it hides them.
+            Err(Errno::XDEV | Errno::LOOP | Errno::NOTDIR | Errno::EXIST) => Ok(()),
+            Err(error) => Err(in_tree(entry, error)),
+        }
     }
 
     /// Owner, mode and attributes now, times at the end.
@@ -338,6 +348,9 @@ impl<R: Read> Unpacker<'_, R> {
         io::copy(&mut rest, &mut io::sink())
             .map_err(|source| archive::Error::Read { name: "the end".into(), source })?;
         self.done.implied = self.tree.into_implied();
+        if !self.has_root {
+            self.done.implied.push(Vec::new());
+        }
         Ok(self.done)
     }
 }

@@ -24,6 +24,7 @@ pub fn filter(program: &[sock_filter], arch: u32, number: u32, args: [u64; 6]) -
             0x54 => a &= one.k,
             0x05 => at += one.k as usize,
             0x15 => at += jump(a == one.k),
+            0x45 => at += jump(a & one.k != 0),
             0x25 => at += jump(a > one.k),
             0x35 => at += jump(a >= one.k),
             0x06 => return one.k,

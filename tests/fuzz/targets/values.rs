@@ -1,14 +1,17 @@
-//! The texts of options: what is read is what is written back, and nothing means more than it says. The first byte
+//! The texts of options, and of a registry's challenges: what is read is what is written back, and nothing means more than it says. The first byte
 //! chooses the kind.
 #![no_main]
 // The command's own files, of which this uses the parsing.
 #![allow(dead_code)]
 
+#[path = "../../../cli/registry/src/challenge.rs"]
+mod challenge;
 #[path = "../../../cli/grants.rs"]
 mod grants;
 #[path = "../../../cli/values.rs"]
 mod values;
 
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -16,13 +19,15 @@ use grants::{DeviceSpec, IdMap, IoMax, MountKind, MountSpec, SecurityOpt, Share,
 use libfuzzer_sys::fuzz_target;
 use values::{Account, Cpus, EnvVar, KeyValue, NumericUser, Rlimit, Signal, Size, User};
 use vctx_context::capability;
-use vctx_netns::Network;
+use vctx_netns::ports::Publish;
+use vctx_netns::{Network, Subnet};
 use vctx_runtime::fuzzing::mount_options;
+use vctx_storage::image::{Digest, Reference};
 
 fuzz_target!(|data: &[u8]| {
     let Some((&kind, text)) = data.split_first() else { return };
     let Ok(text) = std::str::from_utf8(text) else { return };
-    match kind % 8 {
+    match kind % 10 {
         0 => amounts(text),
         1 => accounts(text),
         2 => pairs(text),
@@ -30,7 +35,9 @@ fuzz_target!(|data: &[u8]| {
         4 => options(text),
         5 => capabilities(text),
         6 => grants(text),
-        _ => times(text),
+        7 => times(text),
+        8 => images(text),
+        _ => networks(text),
     }
 });
 
@@ -195,5 +202,51 @@ fn times(text: &str) {
     if let Ok(offset) = text.parse::<TimeOffset>() {
         assert!(offset.nanoseconds < 1_000_000_000, "{text}");
         assert!(offset.seconds >= 0 || text.contains('-'), "{text}");
+    }
+}
+
+/// A name of an image becomes parts of paths and of a registry's URL.
+fn images(text: &str) {
+    if let Ok(reference) = text.parse::<Reference>() {
+        let plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
+        assert!(reference.repository.split('/').all(|part| !part.is_empty() && plain(part) && part != ".."));
+        assert!(!reference.registry.is_empty() && !reference.registry.contains(['/', '@', '?', '#', ' ']), "{text}");
+        assert!(reference.tag.as_deref().is_none_or(|tag| plain(tag) && !tag.starts_with(['.', '-'])), "{text}");
+        assert!(reference.tag.is_some() || reference.digest.is_some());
+        assert_eq!(reference.to_string().parse().as_ref(), Ok(&reference), "{text}");
+        assert_eq!(reference.familiar().parse().as_ref(), Ok(&reference), "{text}");
+    }
+    if let Ok(digest) = text.parse::<Digest>() {
+        assert_eq!(digest.to_string(), text);
+    }
+    match challenge::parse(text) {
+        // Whoever may be sent the password is in the text.
+        Some(challenge::Challenge::Bearer { realm, service, scope }) => {
+            for part in [Some(realm), service, scope].into_iter().flatten() {
+                assert!(text.contains(&part) && !part.contains('"'), "{text}: {part}");
+            }
+        }
+        Some(challenge::Challenge::Basic) => assert!(text.to_ascii_lowercase().contains("basic")),
+        None => {}
+    }
+}
+
+fn networks(text: &str) {
+    if let Ok(subnet) = text.parse::<Subnet>() {
+        assert_eq!(subnet.to_string().parse(), Ok(subnet), "{text}");
+        for number in [1, 2, subnet.last()].into_iter().filter(|number| (1..=subnet.last()).contains(number)) {
+            let address: IpAddr = subnet.nth(number);
+            assert_eq!(address.is_ipv4(), subnet.is_v4());
+            assert_eq!(subnet.number_of(address), Some(number), "{text}: {address}");
+            assert_eq!(Subnet::around(address, subnet.prefix()), Some(subnet), "{text}: {address}");
+        }
+        assert!(subnet.overlaps(&subnet));
+    }
+    if let Ok(publish) = text.parse::<Publish>() {
+        assert!(publish.host > 0 && publish.guest > 0 && publish.count > 0, "{text}");
+        for first in [publish.host, publish.guest] {
+            assert!(first.checked_add(publish.count - 1).is_some(), "{text}");
+        }
+        assert_eq!(publish.to_string().parse().as_ref(), Ok(&publish), "{text}");
     }
 }

@@ -1,7 +1,10 @@
 //! The architectures of a filter: OCI's names, libseccomp's tokens, the kernel's audit numbers.
 
-use libseccomp::ScmpArch;
+use libseccomp::{ScmpAction, ScmpArch, ScmpFilterContext};
 use oci_spec::runtime::{Arch, LinuxSeccomp};
+
+use super::Error;
+use super::rules::Width;
 
 /// What this binary runs on. A constant, so that a cached filter needs no question to libseccomp.
 #[cfg(target_arch = "x86_64")]
@@ -24,6 +27,27 @@ pub(super) fn of(profile: &LinuxSeccomp) -> Vec<Arch> {
         }
     }
     all
+}
+
+/// Refuses what libseccomp does not know, and what has not the byte order of the others.
+pub(super) fn check(all: &[Arch]) -> Result<(), Error> {
+    let mut context = ScmpFilterContext::new(ScmpAction::Allow).map_err(Error::Libseccomp)?;
+    for &arch in all {
+        context.add_arch(token(arch)).map_err(|source| Error::Architecture { arch, source })?;
+    }
+    Ok(())
+}
+
+/// libseccomp's reading, which is every other runtime's too: the architectures that have pointers of 32 bits have
+/// arguments of 32 bits.
+pub(super) fn width(arch: Arch) -> Width {
+    /// `__AUDIT_ARCH_64BIT`, of linux/audit.h.
+    const WIDE: u32 = 0x8000_0000;
+    match arch {
+        Arch::ScmpArchX32 | Arch::ScmpArchMips64n32 | Arch::ScmpArchMipsel64n32 => Width::Low,
+        arch if arch as u32 & WIDE == 0 => Width::Low,
+        _ => Width::Whole,
+    }
 }
 
 /// The number in `seccomp_data.arch`. libseccomp's token is that number, except for x32: there the kernel reports

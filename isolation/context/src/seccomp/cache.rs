@@ -1,6 +1,6 @@
 //! Compiled programs as files: one entry for each profile, found by a hash and proven by the whole key.
 //!
-//! An entry is `header | key | program`. The key is all of the profile that libseccomp reads, and it is compared byte by
+//! An entry is `header | key | program`. The key is all of the profile that `lower` reads, and it is compared byte by
 //! byte, so a profile that is made to collide with another one's hash finds nothing. What the kernel offers is not part
 //! of it: every action is older (5.0) than the clone3(2) that vctx needs, and flags are no part of the program.
 //! Concurrent writers each link a complete file; whoever is last wins, with the same bytes.
@@ -19,8 +19,9 @@ use rustix::io::Errno;
 
 use super::{architecture, bpf};
 
-/// The file's type and the version of everything here that shapes a program: change the number with `lower` or `bpf`.
-const MAGIC: [u8; 8] = *b"vctxbpf2";
+/// The file's type and the version of everything here that shapes a program: change the number with `lower`, `ranges` or
+/// `rules`.
+const MAGIC: [u8; 8] = *b"vctxbpf3";
 
 /// Magic, compiler (8 bytes), length of the key (4), instructions (4), checksum of key and program (8).
 const HEADER: usize = 32;
@@ -122,8 +123,8 @@ impl Key {
     }
 }
 
-/// The program from the binary itself, where the profile is the default one. It was compiled by the libseccomp of its
-/// day, which only decides how many of the newest names it knew.
+/// The program from the binary itself, where the profile is the default one. It was compiled with the libseccomp of its
+/// day, which only decides how many of the newest names are known.
 pub(super) fn prebuilt(key: &Key) -> Option<Vec<sock_filter>> {
     bpf::from_bytes(key.open(PREBUILT)?.1)
 }
@@ -134,7 +135,7 @@ pub(super) fn prebuilt_default() -> Option<Vec<sock_filter>> {
     bpf::from_bytes(PREBUILT.get(HEADER + u32::from_ne_bytes(*key_length) as usize..)?)
 }
 
-/// The linked libseccomp (a constant of the library) and the architecture that it compiles for.
+/// The linked libseccomp, whose names and numbers are in a program, and the architecture.
 fn current_compiler() -> [u8; 8] {
     let version = ScmpVersion::current().map_or(0, |v| v.major << 16 | v.minor << 8 | v.micro);
     let words = [version, architecture::NATIVE as u32].map(u32::to_ne_bytes);

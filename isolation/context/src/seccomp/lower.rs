@@ -1,194 +1,197 @@
-//! The slow path: libseccomp compiles a validated profile, with runc's reading of the OCI rules.
+//! The slow path: from a validated profile to the program, with runc's reading of the OCI rules.
+//!
+//! What a call's rules decide, whoever is asked first:
+//! - A rule without conditions decides alone, the first of them, whatever rules with conditions there are.
+//! - Else the strictest rule that holds does, in the kernel's own order of actions (seccomp(2), "if multiple filters
+//!   exist"), and of two of one action the first. The profile's order does not make a filter weaker.
+//! - Else the default action.
+//! - A rule that repeats the default action says nothing.
 
-use std::fs::File;
-use std::io::{Read, Seek};
+use std::collections::BTreeMap;
 
 use libc::sock_filter;
-use libseccomp::{ScmpAction, ScmpArch, ScmpArgCompare, ScmpCompareOp, ScmpFilterContext, ScmpSyscall};
 use oci_spec::runtime::{
     Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompOperator, LinuxSyscall,
 };
-use rustix::fs::{MemfdFlags, memfd_create};
 
-use super::bpf::{self, Section, Socketcall};
-use super::{Error, architecture, ranges};
+use super::numbers::{Multiplexed, Numbers};
+use super::ranges::{self, Outcome, Section};
+use super::rules::{Condition, Rule, Test, Width};
+use super::{Error, architecture};
 
-/// The sub-calls of `socketcall`, beginning with number 1 (`linux/net.h`).
-const SOCKETCALLS: [&str; 20] = [
-    "socket",
-    "bind",
-    "connect",
-    "listen",
-    "accept",
-    "getsockname",
-    "getpeername",
-    "socketpair",
-    "send",
-    "recv",
-    "sendto",
-    "recvfrom",
-    "shutdown",
-    "setsockopt",
-    "getsockopt",
-    "sendmsg",
-    "recvmsg",
-    "accept4",
-    "recvmmsg",
-    "sendmmsg",
-];
+/// Marks the numbers of x32; the kernel reports them under x86_64.
+const X32_BIT: u32 = 0x4000_0000;
+/// libseccomp's result for a number that belongs to an architecture which is not part of the filter.
+const FOREIGN: Outcome = Outcome::Return(libc::SECCOMP_RET_KILL_THREAD);
+/// A system call that is newer than the profile is answered with ENOSYS and not with the profile's refusal, because a C
+/// library falls back to an older call on ENOSYS only (moby#42680).
+const NEWER: Outcome = Outcome::Return(libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32);
 
-/// Compiles the program: our prologue, then libseccomp's, made small where that is understood.
+/// Compiles the program.
 pub(super) fn lower(profile: &LinuxSeccomp) -> Result<Vec<sock_filter>, Error> {
-    let (whole, audits) = whole(profile)?;
-    let small = ranges::shrink(&whole, &audits).filter(|small| small.len() < whole.len());
-    let program = small.unwrap_or(whole);
+    let architectures = architecture::of(profile);
+    architecture::check(&architectures)?;
+    let reading = Reading { profile, default: profile.default_action().as_u32(profile.default_errno_ret()) };
+    let mut audits: Vec<u32> = Vec::new();
+    for audit in architectures.iter().copied().map(architecture::audit) {
+        if !audits.contains(&audit) {
+            audits.push(audit);
+        }
+    }
+    let sections: Vec<_> = audits.iter().map(|&audit| reading.section(audit, &architectures)).collect();
+    let program = ranges::program(&sections, reading.default);
     match program.len() {
         instructions if instructions > libc::BPF_MAXINSNS as usize => Err(Error::TooLong { instructions }),
         _ => Ok(program),
     }
 }
 
-/// The program as it comes, and the audit numbers that it knows.
-pub(super) fn whole(profile: &LinuxSeccomp) -> Result<(Vec<sock_filter>, Vec<u32>), Error> {
-    let default = action(profile.default_action(), profile.default_errno_ret());
-    let mut context = ScmpFilterContext::new(default).map_err(Error::Compile)?;
-    let architectures = architecture::of(profile);
-    for &arch in &architectures {
-        let added = context.add_arch(architecture::token(arch));
-        added.map_err(|source| Error::Architecture { arch, source })?;
-    }
-    // A binary tree over the numbers instead of a list: ten comparisons for each call instead of hundreds. libseccomp
-    // before 2.5 does not have it, and its list decides the same.
-    let _ = context.set_ctl_optimize(2);
-    for rule in profile.syscalls().iter().flatten() {
-        add(&mut context, rule, default)?;
-    }
-    let program = bpf::with_prologue(&sections(profile, &architectures), &export(&context)?);
-    let mut audits: Vec<u32> = architectures.into_iter().map(architecture::audit).collect();
-    audits.sort_unstable();
-    audits.dedup();
-    Ok((program, audits))
+/// A rule for one name or number, with its place in the profile.
+type Placed = (usize, Rule);
+
+struct Reading<'a> {
+    profile: &'a LinuxSeccomp,
+    /// The result of the default action.
+    default: u32,
 }
 
-/// One rule of the profile for each of its names. Names that libseccomp does not know are skipped: profiles are
-/// written for newer kernels, too. A rule that repeats the default action says nothing, and libseccomp refuses it.
-fn add(context: &mut ScmpFilterContext, rule: &LinuxSyscall, default: ScmpAction) -> Result<(), Error> {
-    let action = action(rule.action(), rule.errno_ret());
-    if action == default {
-        return Ok(());
-    }
-    let conditions: Vec<_> = rule.args().iter().flatten().map(condition).collect();
-    // libseccomp takes one condition for each argument. With two on one argument, every condition becomes a rule of
-    // its own, so that one of them is enough: that is runc's reading, and profiles are written for it.
-    let alternatives = conditions.chunks(if repeats_an_argument(rule) { 1 } else { conditions.len().max(1) });
-    for name in rule.names() {
-        let Ok(syscall) = ScmpSyscall::from_name(name) else { continue };
-        let failed = |source| Error::Rule { syscall: name.clone(), source };
-        if conditions.is_empty() {
-            context.add_rule(action, syscall).map_err(failed)?;
+impl Reading<'_> {
+    /// All numbers of one audit architecture.
+    fn section(&self, audit: u32, architectures: &[Arch]) -> Section {
+        let mut section = Section::new(audit);
+        let all: Vec<Arch> =
+            architectures.iter().copied().filter(|&arch| architecture::audit(arch) == audit).collect();
+        let newest = match all.iter().find(|&&arch| arch != Arch::ScmpArchX32) {
+            Some(&arch) => self.add(&mut section, arch, 0),
+            None => {
+                section.from(0, FOREIGN);
+                None
+            }
+        };
+        if all.contains(&Arch::ScmpArchX32) {
+            self.add(&mut section, Arch::ScmpArchX32, X32_BIT);
+        } else if audit == Arch::ScmpArchX86_64 as u32 && newest.is_none() {
+            // With a newest call, x32 gets ENOSYS as all that is beyond it; a kernel without x32 says the same.
+            section.from(X32_BIT, FOREIGN);
+            // What a tracer puts in to skip a call.
+            section.from(u32::MAX, Outcome::Return(self.default));
         }
-        for together in alternatives.clone() {
-            context.add_rule_conditional(action, syscall, together).map_err(failed)?;
-        }
+        section
     }
-    Ok(())
+
+    /// The numbers of one architecture, which begin at `first`; the newest that the profile mentions, if it matters.
+    fn add(&self, section: &mut Section, arch: Arch, first: u32) -> Option<u32> {
+        let (calls, newest) = self.calls(arch);
+        section.from(first, Outcome::Return(self.default));
+        for (number, rules) in calls {
+            section.from(number, outcome(rules));
+            section.from(number + 1, Outcome::Return(self.default));
+        }
+        let newest = newest.filter(|_| self.refuses())?;
+        section.from(newest + 1, NEWER);
+        Some(newest)
+    }
+
+    /// Only a default action that refuses hides that a call is not there.
+    fn refuses(&self) -> bool {
+        use LinuxSeccompAction::{ScmpActAllow, ScmpActLog, ScmpActTrace};
+        !matches!(self.profile.default_action(), ScmpActAllow | ScmpActLog | ScmpActTrace)
+    }
+
+    /// The rules by number, and the largest number of all names, whatever their action. Names that libseccomp does not
+    /// know are skipped: profiles are written for newer kernels, too.
+    fn calls(&self, arch: Arch) -> (BTreeMap<u32, Vec<Placed>>, Option<u32>) {
+        let numbers = Numbers::of(arch);
+        let (mut calls, mut newest) = (BTreeMap::<u32, Vec<Placed>>::new(), None);
+        for (name, rules) in self.names(architecture::width(arch)) {
+            if let Some(one) = numbers.multiplexed(name) {
+                calls.entry(one.number).or_default().extend(self.of_family(&one, &rules));
+            }
+            if let Some(number) = numbers.direct(name) {
+                newest = newest.max(Some(number));
+                calls.entry(number).or_default().extend(rules);
+            }
+        }
+        calls.retain(|_, rules| !rules.is_empty());
+        (calls, newest)
+    }
+
+    /// The rules by name.
+    fn names(&self, width: Width) -> BTreeMap<&str, Vec<Placed>> {
+        let mut names = BTreeMap::<&str, Vec<Placed>>::new();
+        for (place, rule) in self.profile.syscalls().iter().flatten().enumerate() {
+            // EPERM where no error number is given, for a tracer too.
+            let action = rule.action().as_u32(rule.errno_ret());
+            for name in rule.names() {
+                let rules = names.entry(name).or_default();
+                if action != self.default {
+                    let all = alternatives(rule, width).into_iter();
+                    rules.extend(all.map(|conditions| (place, Rule { action, conditions })));
+                }
+            }
+        }
+        names
+    }
+
+    /// The same call by way of `socketcall` or `ipc`. The arguments that rules ask for are behind a pointer there, or in
+    /// other places: such a call gets what its strictest rule gives it, so that none of them is evaded.
+    fn of_family(&self, one: &Multiplexed, rules: &[Placed]) -> Option<Placed> {
+        let (place, _) = *rules.first()?;
+        let action = match rules.iter().find(|(_, rule)| rule.conditions.is_empty()) {
+            Some((_, rule)) => rule.action,
+            None => rules.iter().map(|(_, rule)| rule.action).fold(self.default, stricter),
+        };
+        let test = Test::Masked(one.mask.into());
+        let which = Condition { index: 0, test, value: one.call.into(), width: Width::Low };
+        (action != self.default).then(|| (place, Rule { action, conditions: vec![which] }))
+    }
 }
 
-fn repeats_an_argument(rule: &LinuxSyscall) -> bool {
+/// What the rules about one number decide.
+fn outcome(mut rules: Vec<Placed>) -> Outcome {
+    rules.sort_by_key(|&(place, _)| place);
+    match rules.iter().find(|(_, rule)| rule.conditions.is_empty()) {
+        Some((_, rule)) => Outcome::Return(rule.action),
+        None => {
+            rules.sort_by_key(|(_, rule)| severity(rule.action));
+            Outcome::Rules(rules.into_iter().map(|(_, rule)| rule).collect())
+        }
+    }
+}
+
+/// The kernel compares actions as signed numbers, without their data; the smallest is the strictest.
+fn severity(action: u32) -> i32 {
+    (action & libc::SECCOMP_RET_ACTION_FULL) as i32
+}
+
+fn stricter(one: u32, other: u32) -> u32 {
+    if severity(other) < severity(one) { other } else { one }
+}
+
+/// Lists of conditions, one of which has to hold as a whole. With two conditions on one argument, each of a rule's is
+/// enough: libseccomp takes one for an argument, runc therefore reads them so, and profiles are written for it.
+fn alternatives(rule: &LinuxSyscall, width: Width) -> Vec<Vec<Condition>> {
     let args = rule.args().as_deref().unwrap_or_default();
-    args.iter().enumerate().any(|(place, arg)| args[..place].iter().any(|other| other.index() == arg.index()))
+    let repeats = |(place, arg): (usize, &LinuxSeccompArg)| {
+        args[..place].iter().any(|other| other.index() == arg.index())
+    };
+    let conditions = args.iter().map(|arg| condition(arg, width));
+    match args.iter().enumerate().any(repeats) {
+        true => conditions.map(|one| vec![one]).collect(),
+        false => vec![conditions.collect()],
+    }
 }
 
-fn condition(arg: &LinuxSeccompArg) -> ScmpArgCompare {
+fn condition(arg: &LinuxSeccompArg, width: Width) -> Condition {
     use LinuxSeccompOperator as Op;
-    let (operator, datum) = match arg.op() {
-        Op::ScmpCmpNe => (ScmpCompareOp::NotEqual, arg.value()),
-        Op::ScmpCmpLt => (ScmpCompareOp::Less, arg.value()),
-        Op::ScmpCmpLe => (ScmpCompareOp::LessOrEqual, arg.value()),
-        Op::ScmpCmpEq => (ScmpCompareOp::Equal, arg.value()),
-        Op::ScmpCmpGe => (ScmpCompareOp::GreaterEqual, arg.value()),
-        Op::ScmpCmpGt => (ScmpCompareOp::Greater, arg.value()),
-        Op::ScmpCmpMaskedEq => (ScmpCompareOp::MaskedEqual(arg.value()), arg.value_two().unwrap_or(0)),
+    let (test, value) = match arg.op() {
+        Op::ScmpCmpNe => (Test::NotEqual, arg.value()),
+        Op::ScmpCmpLt => (Test::Less, arg.value()),
+        Op::ScmpCmpLe => (Test::LessOrEqual, arg.value()),
+        Op::ScmpCmpEq => (Test::Equal, arg.value()),
+        Op::ScmpCmpGe => (Test::GreaterOrEqual, arg.value()),
+        Op::ScmpCmpGt => (Test::Greater, arg.value()),
+        Op::ScmpCmpMaskedEq => (Test::Masked(arg.value()), arg.value_two().unwrap_or(0)),
     };
-    ScmpArgCompare::new(arg.index() as u32, operator, datum)
-}
-
-/// EPERM where no error number is given, for a tracer too.
-fn action(action: LinuxSeccompAction, errno: Option<u32>) -> ScmpAction {
-    let errno = errno.unwrap_or(libc::EPERM as u32);
-    match action {
-        LinuxSeccompAction::ScmpActKill | LinuxSeccompAction::ScmpActKillThread => ScmpAction::KillThread,
-        LinuxSeccompAction::ScmpActKillProcess => ScmpAction::KillProcess,
-        LinuxSeccompAction::ScmpActTrap => ScmpAction::Trap,
-        LinuxSeccompAction::ScmpActErrno => ScmpAction::Errno(errno as i32),
-        LinuxSeccompAction::ScmpActNotify => ScmpAction::Notify,
-        LinuxSeccompAction::ScmpActTrace => ScmpAction::Trace(errno as u16),
-        LinuxSeccompAction::ScmpActLog => ScmpAction::Log,
-        LinuxSeccompAction::ScmpActAllow => ScmpAction::Allow,
-    }
-}
-
-/// libseccomp 2.5 writes only to a descriptor.
-fn export(context: &ScmpFilterContext) -> Result<Vec<sock_filter>, Error> {
-    let memory = memfd_create("seccomp", MemfdFlags::CLOEXEC).map_err(|error| Error::Export(error.into()))?;
-    context.export_bpf(&memory).map_err(Error::Compile)?;
-    let mut memory = File::from(memory);
-    let mut bytes = Vec::new();
-    memory.rewind().and_then(|()| memory.read_to_end(&mut bytes)).map_err(Error::Export)?;
-    bpf::from_bytes(&bytes).ok_or(Error::TooLong { instructions: bytes.len() / 8 })
-}
-
-/// What the prologue has to know of each audit architecture. Only a default action that refuses needs one.
-fn sections(profile: &LinuxSeccomp, architectures: &[Arch]) -> Vec<Section> {
-    use LinuxSeccompAction as Action;
-    if matches!(profile.default_action(), Action::ScmpActAllow | Action::ScmpActLog | Action::ScmpActTrace) {
-        return Vec::new();
-    }
-    let mut sections: Vec<Section> = Vec::new();
-    for &arch in architectures {
-        let audit = architecture::audit(arch);
-        let place = sections.iter().position(|section| section.audit == audit).unwrap_or_else(|| {
-            sections.push(Section { audit, ..Section::default() });
-            sections.len() - 1
-        });
-        let last = last_mentioned(profile, architecture::token(arch));
-        match arch {
-            Arch::ScmpArchX32 => sections[place].last_x32 = last,
-            _ => sections[place].last = last,
-        }
-        sections[place].socketcall = socketcall(profile, architecture::token(arch));
-    }
-    sections
-}
-
-/// The newest call that the profile's author knew: the largest number among all names, whatever their action.
-fn last_mentioned(profile: &LinuxSeccomp, arch: ScmpArch) -> Option<u32> {
-    let names = profile.syscalls().iter().flatten().flat_map(LinuxSyscall::names);
-    names.filter_map(|name| number(name, arch)).max()
-}
-
-/// libseccomp allows `socketcall(SYS_SOCKET, ...)` unconditionally where `socket` is allowed under conditions, which
-/// the pointer hides. So those sub-calls are refused, unless the profile names `socketcall` and thereby wants it.
-fn socketcall(profile: &LinuxSeccomp, arch: ScmpArch) -> Option<Socketcall> {
-    let number = number("socketcall", arch)?;
-    let rules = || profile.syscalls().iter().flatten();
-    let named = |rule: &LinuxSyscall, name: &str| rule.names().iter().any(|other| other == name);
-    if rules().any(|rule| named(rule, "socketcall")) {
-        return None;
-    }
-    let conditional = |rule: &LinuxSyscall| rule.args().as_ref().is_some_and(|args| !args.is_empty());
-    let hidden = |name: &str| {
-        let mut mentions = rules().filter(|rule| named(rule, name)).peekable();
-        mentions.peek().is_some() && mentions.all(conditional)
-    };
-    let calls = (1..).zip(SOCKETCALLS);
-    let refused: Vec<u32> = calls.filter(|(_, name)| hidden(name)).map(|(call, _)| call).collect();
-    let action = profile.default_action().as_u32(profile.default_errno_ret());
-    (!refused.is_empty()).then_some(Socketcall { number, refused, action })
-}
-
-/// A real number on that architecture; libseccomp's negative ones stand for calls that it does not have.
-fn number(name: &str, arch: ScmpArch) -> Option<u32> {
-    let syscall = ScmpSyscall::from_name_by_arch(name, arch).ok()?;
-    u32::try_from(syscall.as_raw_syscall()).ok()
+    Condition { index: arg.index() as u32, test, value, width }
 }

@@ -1,8 +1,8 @@
 //! From an OCI seccomp profile to the BPF program that the child loads with seccomp(2), in the parent, before clone.
 //!
 //! Downward: `validate` refuses what cannot work; `cache` knows programs that were compiled before, the default one
-//! from the binary itself; `lower` lets libseccomp compile what is new, `bpf` puts our own prologue in front, and
-//! `ranges` makes the whole small.
+//! from the binary itself; `lower` reads what is new, with the `numbers` of its names from libseccomp; `ranges` writes the
+//! program as a search tree, and `rules` its leaves.
 
 mod architecture;
 mod bpf;
@@ -11,7 +11,9 @@ mod default;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod lower;
+mod numbers;
 mod ranges;
+mod rules;
 mod validate;
 
 #[cfg(test)]
@@ -116,34 +118,23 @@ pub enum Error {
         /// libseccomp's reason.
         source: SeccompError,
     },
-    /// libseccomp refused a rule.
-    #[error("seccomp: the rule for `{syscall}` cannot be compiled")]
-    Rule {
-        /// The call.
-        syscall: String,
-        /// libseccomp's reason.
-        source: SeccompError,
-    },
-    /// libseccomp failed as a whole.
-    #[error("seccomp: the profile cannot be compiled")]
-    Compile(#[source] SeccompError),
-    /// The compiled program could not be taken over from libseccomp.
-    #[error("seccomp: the compiled filter cannot be read back from memory")]
-    Export(#[source] std::io::Error),
+    /// libseccomp, which knows names and architectures, could not be asked.
+    #[error("seccomp: libseccomp cannot be used")]
+    Libseccomp(#[source] SeccompError),
     /// The kernel refuses longer programs.
     #[error(
         "seccomp: the filter has {instructions} instructions, the kernel takes 4096; shorten the profile"
     )]
     TooLong {
-        /// The length with our prologue.
+        /// The length.
         instructions: usize,
     },
 }
 
 /// Turns a profile into a filter; `None` when it allows everything, so that there is nothing to load.
 ///
-/// `cache` is a folder of ours for compiled programs (libseccomp needs 10 ms and more for an engine's profile). It is
-/// made when it is missing, and an unusable one costs only the time. The profile is validated first.
+/// `cache` is a folder of ours for compiled programs. It is made when it is missing, and an unusable one costs only the
+/// time. The profile is validated first.
 pub fn compile(profile: &LinuxSeccomp, cache: Option<&Path>) -> Result<Option<Filter>, Error> {
     validate(profile)?;
     if allows_everything(profile) {

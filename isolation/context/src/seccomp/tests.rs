@@ -5,8 +5,10 @@
 
 mod cached;
 mod children;
+mod machine;
 mod programs;
 mod refusals;
+mod rules;
 
 use oci_spec::runtime::LinuxSeccomp;
 

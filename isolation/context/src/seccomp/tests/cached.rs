@@ -8,7 +8,7 @@ use super::{engine_profile, profile};
 use crate::seccomp::{DEFAULT_CAPABILITIES, bpf, cache, compile, compile_default, default_profile, lower};
 
 /// Replaces the default profile's entry: `cargo test -p vctx-context -- --ignored regenerate`, then commit the file.
-/// To be run after each change of the profile, of `lower`, or of `bpf`; the next test fails until then.
+/// To be run after each change of the profile, or of the compiler; the next test fails until then.
 #[test]
 #[ignore = "writes into the source tree"]
 fn regenerate_the_prebuilt_default_filter() {
@@ -20,7 +20,7 @@ fn regenerate_the_prebuilt_default_filter() {
 
 #[test]
 #[cfg(target_arch = "x86_64")]
-fn the_prebuilt_default_filter_is_what_libseccomp_compiles() {
+fn the_prebuilt_default_filter_is_what_is_compiled() {
     let profile = default_profile(DEFAULT_CAPABILITIES);
     let key = cache::Key::of(&profile);
     let fresh = lower::lower(&profile).unwrap();

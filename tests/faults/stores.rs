@@ -1,0 +1,155 @@
+//! SIGKILL after every system call of what changes more than a context: networks and the store of images.
+
+use super::Sample;
+use crate::harness::net::Host;
+use crate::harness::tracer::{Fault, Place, follow};
+use crate::harness::{Case, Need, case, command};
+use crate::host_run::User;
+use crate::images::made::{Layer, Layout};
+use std::fs;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+pub fn cases() -> Vec<Case> {
+    let network = |case: Case| case.needs(Need::Program("ip")).needs(Need::Program("nft")).needs(Need::Vctx);
+    vec![
+        network(case!(network_create_and_rm_killed_at_any_call_leave_what_the_next_removes)),
+        network(case!(run_with_a_network_killed_at_any_call_leaves_what_the_next_command_removes)),
+        case!(image_import_rm_and_gc_killed_at_any_call_leave_a_sound_store).needs(Need::Vctx),
+    ]
+}
+
+/// Runs a command once to see its calls, and then once for each of them.
+fn at_every_call(
+    what: &str,
+    usual: usize,
+    prepare: impl Fn(),
+    command: impl Fn() -> Command,
+    recover: impl Fn() -> Result<(), String>,
+) {
+    prepare();
+    let whole = follow(&mut command(), None);
+    assert_eq!(whole.output.code, 0, "{what}: {}", whole.output.stderr);
+    recover().unwrap();
+    let sample = Sample::every(usual);
+    let (mut reached, mut passed) = (0, 0);
+    for (process, calls) in whole.calls.iter().enumerate() {
+        for call in (0..calls.len()).filter(|call| sample.takes(*call)) {
+            prepare();
+            let at = Place { process, call };
+            let traced = follow(&mut command(), Some((at, Fault::Kill)));
+            let wrong = match recover() {
+                _ if traced.hung => Some("it hung".to_owned()),
+                _ if traced.output.stderr.contains("panicked") => Some(traced.output.stderr.clone()),
+                recovered => recovered.err(),
+            };
+            if let Some(wrong) = wrong {
+                panic!("{what} killed at {at:?}, call {}: {wrong}", calls[call]);
+            }
+            if traced.hit { reached += 1 } else { passed += 1 }
+        }
+    }
+    let calls: Vec<usize> = whole.calls.iter().map(Vec::len).collect();
+    println!("faults: {what:12} kills   {sample}: calls {calls:?}, killed {reached}, not reached {passed}");
+    assert!(reached > 0 && passed <= 8 + reached / 4, "{passed} were not reached");
+}
+
+/// The command, which must succeed, or say one of these words: that there was nothing to do.
+fn done(output: command::Output, or: &[&str]) -> Result<(), String> {
+    match output.code == 0 || or.iter().any(|word| output.stderr.contains(word)) {
+        true => Ok(()),
+        false => Err(output.stderr),
+    }
+}
+
+/// Devices, rules and groups of a host that has no network any more. The kernel takes a little time for some.
+fn nothing_is_left(host: &Host) -> Result<(), String> {
+    let end = Instant::now() + Duration::from_secs(10);
+    while !host.left().is_empty() && Instant::now() < end {
+        std::thread::yield_now();
+    }
+    match host.left() {
+        left if left.is_empty() => Ok(()),
+        left => Err(format!("left behind: {left:?}")),
+    }
+}
+
+fn network_create_and_rm_killed_at_any_call_leave_what_the_next_removes() {
+    let host = Host::new();
+    let call = |words: &[&str]| {
+        let mut vctx = host.vctx();
+        vctx.args(words);
+        vctx
+    };
+    let recover = || {
+        done(host.call(&["network", "create", "blue"]), &["exists"])?;
+        done(host.call(&["network", "rm", "blue"]), &["no network"])?;
+        let definitions = fs::read_dir(host.folder.join("state/.store/networks")).unwrap();
+        let left: Vec<_> = definitions.flatten().map(|entry| entry.file_name()).collect();
+        if !left.is_empty() {
+            return Err(format!("definitions are left: {left:?}"));
+        }
+        nothing_is_left(&host)
+    };
+    at_every_call("network create", 23, || (), || call(&["network", "create", "blue"]), recover);
+    // With a bridge and rules, which come with the first context.
+    let used = || {
+        host.call(&["network", "create", "blue"]).ok();
+        host.run("a", &["--net", "blue"], "true").ok();
+    };
+    at_every_call("network rm", 23, used, || call(&["network", "rm", "blue"]), recover);
+}
+
+fn run_with_a_network_killed_at_any_call_leaves_what_the_next_command_removes() {
+    let host = Host::new();
+    host.call(&["network", "create", "blue"]).ok();
+    let id = host.id("a");
+    let run = || {
+        let mut vctx = host.vctx();
+        vctx.args(["run", "--rm", "--name", &id, "--net", "blue"]).arg(host.folder.join("rootfs"));
+        vctx.args(["--", "true"]);
+        vctx
+    };
+    let recover = || {
+        done(host.call(&["delete", "--force", &id]), &["does not exist"])?;
+        // The next one gets an address, and its lease is the only one.
+        done(command::run(&mut run()), &[])?;
+        let contexts = host.inspect("blue")["contexts"].to_string();
+        if contexts != "{}" {
+            return Err(format!("leases are left: {contexts}"));
+        }
+        let end = Instant::now() + Duration::from_secs(10);
+        let ends = || host.devices().into_iter().filter(|name| name.starts_with("vx")).collect::<Vec<_>>();
+        while !ends().is_empty() && Instant::now() < end {
+            std::thread::yield_now();
+        }
+        if ends().is_empty() { Ok(()) } else { Err(format!("devices are left: {:?}", ends())) }
+    };
+    at_every_call("run --net", 41, || (), run, recover);
+}
+
+fn image_import_rm_and_gc_killed_at_any_call_leave_a_sound_store() {
+    let user = User::me();
+    let layer = Layer::new().folder("d").file("d/a", "content").file("b", "more");
+    let layout = Layout::new(user.folder.join("image"), vec![layer]);
+    let source = layout.done().to_str().unwrap().to_owned();
+    let import = ["image", "import", &source, "a"];
+    let recover = || {
+        done(user.call(&import), &[])?;
+        done(user.call(&["image", "fsck"]), &[])?;
+        done(user.call(&["image", "rm", "a"]), &[])?;
+        done(user.call(&["image", "gc"]), &[])?;
+        match user.call(&["image", "gc"]).ok().line() {
+            "0 blobs (0 B), 0 layers, 0 unfinished" => Ok(()),
+            left => Err(format!("left behind: {left}")),
+        }
+    };
+    let imported = || drop(user.call(&import).ok());
+    at_every_call("image import", 31, || (), || user.command(&import), recover);
+    at_every_call("image rm", 7, imported, || user.command(&["image", "rm", "a"]), recover);
+    let removed = || {
+        imported();
+        user.call(&["image", "rm", "a"]).ok();
+    };
+    at_every_call("image gc", 11, removed, || user.command(&["image", "gc"]), recover);
+}
