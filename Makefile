@@ -72,7 +72,6 @@ check: setup-build ## formatting, lints, documentation, licences
 test: setup-test ## all tests: of the crates, then of the behaviour with real processes and engines
 	$(CARGO) test --workspace --lib --bins
 	$(CARGO) build --package vctx-registry
-	timeout --kill-after=10 300 tests/criu/provide $(TARGET_DIR)/criu || echo "no criu was provided: its tests are skipped"
 	$(CARGO) test --workspace --test tests -- $(TESTS)
 
 .PHONY: test-peers
@@ -152,6 +151,7 @@ setup-build:
 	@$(call provide,$(BUILD_NEEDS))
 setup-test:
 	@$(call provide,$(BUILD_NEEDS) $(TEST_NEEDS))
+	@timeout --kill-after=10 300 tests/criu/provide $(TARGET_DIR)/criu || echo "no criu was provided: its tests are skipped"
 setup-bench:
 	@$(call provide,$(BUILD_NEEDS) $(BENCH_NEEDS))
 setup-machine:

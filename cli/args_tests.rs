@@ -60,6 +60,15 @@ fn the_calls_of_engines_parse() {
 }
 
 #[test]
+fn a_page_server_has_an_address_and_a_port() {
+    for server in ["127.0.0.1", ":27", "host:", "host:0", "host:65536", "host:x"] {
+        let error = parse(&format!("vctx checkpoint --page-server {server} ID")).unwrap_err().to_string();
+        assert!(error.contains("expected ADDRESS:PORT"), "{error}");
+    }
+    assert!(parse("vctx checkpoint --page-server ::1:27 ID").is_ok());
+}
+
+#[test]
 fn options_count_as_ours_until_the_guests_command_begins() {
     let Verb::Exec(exec) = parse("vctx exec ID --cwd /x ls -all --cwd /y -- z").unwrap().verb else {
         panic!()

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use crate::values;
+use crate::values::ValueError;
 
 /// What is said of both alike.
 #[derive(Debug, Args)]
@@ -75,7 +75,7 @@ pub(crate) struct CheckpointArgs {
     #[arg(long)]
     pub(crate) link_remap: bool,
     /// Send the memory to a page server of criu's.
-    #[arg(long, value_name = "ADDRESS:PORT", value_parser = values::server)]
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = server)]
     pub(crate) page_server: Option<(String, u16)>,
     /// Descriptor that gets a byte when lazy pages can be asked for.
     #[arg(long, value_name = "FD")]
@@ -127,4 +127,13 @@ pub(crate) struct RestoreArgs {
     /// Name of the new context.
     #[arg(value_name = "ID")]
     pub(crate) id: String,
+}
+
+/// The address and the port of a page server.
+fn server(text: &str) -> Result<(String, u16), ValueError> {
+    let (address, port) = text.rsplit_once(':').ok_or(ValueError::Server)?;
+    match port.parse() {
+        Ok(port) if port > 0 && !address.is_empty() => Ok((address.to_owned(), port)),
+        _ => Err(ValueError::Server),
+    }
 }
