@@ -39,7 +39,7 @@ fn the_calls_of_engines_parse() {
         "vctx checkpoint --image-path /i --parent-path ../p --pre-dump --tcp-established --ext-unix-sk --shell-job ID",
         "vctx checkpoint --page-server 127.0.0.1:27 --lazy-pages --status-fd 3 --manage-cgroups-mode strict ID",
         "vctx checkpoint --empty-ns network --auto-dedup --link-remap --tcp-skip-in-flight ID",
-        "vctx restore --image-path /i --work-path /w --detach --pid-file /p -no-subreaper --bundle /b ID",
+        "vctx restore --image-path /i --work-path /w --detach --pid-file /p --no-subreaper --bundle /b ID",
         "vctx restore --bundle /b --image-path /i --tcp-close --tcp-established --file-locks --no-pivot ID",
         "vctx restore --console-socket /s --lsm-profile apparmor:p --lsm-mount-context c --manage-cgroups-mode soft ID",
         "vctx kill ID 9",

@@ -1,18 +1,20 @@
 //! The folders that criu writes to and reads from. It follows links in them, and believes what it reads: so they are
 //! nobody's but ours or root's to change, and hold plain files.
 
+use std::ffi::CStr;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, fstat, mkdirat, openat, readlinkat, statat, unlinkat,
+    AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, fchmod, fstat, mkdirat, openat, readlinkat, statat,
+    unlinkat,
 };
 use rustix::io::Errno;
 use rustix::process::geteuid;
 use vctx_context::criu;
-use vctx_context::idmap::{self, Mapped, Mappings};
+use vctx_context::idmap::{self, Mapped, Mappings, Range};
 use vctx_context::mountinfo::Mount;
 
 use super::Common;
@@ -22,6 +24,8 @@ use crate::{Error, Result, mount};
 const DESCRIPTORS: &str = "descriptors.json";
 /// criu's link to the folder of an earlier dump.
 const PARENT: &str = "parent";
+/// The clocks of a context that has no time namespace.
+const CLOCKS: &CStr = c"timens-0.img";
 /// The bit of a folder in which nobody can remove or rename what is another's.
 const STICKY: u32 = 0o1000;
 /// Errors of criu that say only that it has failed, or come in runs that succeed as well.
@@ -138,8 +142,15 @@ impl Folders {
 
     /// The folder as the ids of a user namespace see it, of which root is then the owner: in the middle of a restore the
     /// images are read by the context's root. Nothing of that is seen by others, as it would be with wider rights.
+    ///
+    /// The group stays the host's: criu reads the clocks before the new namespace is mapped, at times (4.2), and is only
+    /// in that group then.
     pub(super) fn mapped(&self, mappings: &Mappings) -> Result<OwnedFd> {
-        let namespace = idmap::namespace(mappings, true)?;
+        self.let_group(c".", 0o010)?;
+        self.let_group(CLOCKS, 0o040)?;
+        let root = Range { inside: 0, outside: 0, length: 1 };
+        let seen = Mappings { users: mappings.users.clone(), groups: vec![root] };
+        let namespace = idmap::namespace(&seen, true)?;
         let path = PathBuf::from(format!("/proc/self/fd/{}", self.images.as_raw_fd()));
         let mapped = Mapped {
             path: &path,
@@ -151,6 +162,22 @@ impl Folders {
         let tree = mapped.tree()?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         openat(&tree, c".", flags, Mode::empty()).map_err(fail("open", &self.path))
+    }
+
+    /// Gives root's group a right to a file of the images, where it has none yet and the file is there.
+    fn let_group(&self, name: &CStr, right: u32) -> Result<()> {
+        let path = self.path.join(name.to_string_lossy().as_ref());
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = match openat(&self.images, name, flags, Mode::empty()) {
+            Err(Errno::NOENT) => return Ok(()),
+            file => file.map_err(fail("open", &path))?,
+        };
+        let about = fstat(&file).map_err(fail("look at", &path))?;
+        if about.st_gid != 0 || about.st_mode & right != 0 {
+            return Ok(());
+        }
+        let mode = Mode::from_raw_mode(about.st_mode & 0o7777 | right);
+        fchmod(&file, mode).map_err(fail("let root's group read", &path))
     }
 
     /// The folder, for messages.
