@@ -5,6 +5,7 @@
 
 pub mod guest;
 
+mod checkpoints;
 mod copies;
 mod descriptors;
 mod devices;
@@ -32,6 +33,7 @@ pub fn cases() -> Vec<Case> {
         groups::cases(),
         files::cases(),
         copies::cases(),
+        checkpoints::cases(),
     ]
     .into_iter()
     .flatten()
