@@ -3,8 +3,9 @@
 //! Rust's start prepares a report of a stack overflow, for which it reads the memory map: fifteen calls at each
 //! start. What else it does is done here: standard streams that are open, and no death by SIGPIPE.
 
-use std::ffi::{c_char, c_int};
+use std::ffi::{CStr, OsStr, c_char, c_int};
 use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
 
 use rustix::fs::{Mode, OFlags, open};
 
@@ -14,14 +15,19 @@ const MEMORY: usize = 128 << 10;
 /// libc takes its address for the start.
 // SAFETY: nothing else in the program is named so; `cli/main.rs` has no `main` of Rust's (`no_main`).
 #[unsafe(no_mangle)]
-extern "C" fn main(_count: c_int, _words: *const *const c_char) -> c_int {
+extern "C" fn main(count: c_int, words: *const *const c_char) -> c_int {
     if open_standard_streams().is_err() {
         return crate::exit::ExitCode::FAILURE.into();
     }
     // SAFETY: no handler is installed, so no code runs at a signal; there is one thread.
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
     crate::HEAP.prepare(MEMORY);
-    let code = crate::run();
+    let word = |index| {
+        // SAFETY: libc hands over `count` pointers to strings that last as long as the process (ISO C, 5.1.2.2.1).
+        unsafe { CStr::from_ptr(*words.add(index)) }
+    };
+    let words = (0..count.try_into().unwrap_or(0)).map(|index| OsStr::from_bytes(word(index).to_bytes()).to_owned());
+    let code = crate::run(words.collect());
     // A reader that is gone has been told of where that matters.
     let _ = io::stdout().flush();
     code.into()

@@ -58,8 +58,7 @@ use log::Log;
 static HEAP: Heap = Heap::new();
 
 #[cfg_attr(test, allow(dead_code, reason = "the tests have a main of their own"))]
-fn run() -> ExitCode {
-    let words: Vec<OsString> = std::env::args_os().collect();
+fn run(words: Vec<OsString>) -> ExitCode {
     // The verbs that put a child of ours before guests make sure of this themselves. Where the process has to start
     // anew, it does so before it has read anything; a word that only looks like a verb costs one system call.
     if words.iter().any(|word| word == "run" || word == "create" || word == "exec") {

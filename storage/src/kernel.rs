@@ -16,8 +16,8 @@ struct FileAttributes {
     padding: [u8; 8],
 }
 
-const FS_IOC_FSGETXATTR: libc::c_ulong = 0x801c_581f;
-const FS_IOC_FSSETXATTR: libc::c_ulong = 0x401c_5820;
+const FS_IOC_FSGETXATTR: u32 = 0x801c_581f;
+const FS_IOC_FSSETXATTR: u32 = 0x401c_5820;
 const FS_XFLAG_PROJINHERIT: u32 = 0x200;
 
 /// Puts a folder into a project, and what is made in it from now on.
@@ -25,18 +25,18 @@ pub(crate) fn set_project(folder: impl AsFd, project: u32) -> io::Result<()> {
     let mut attributes = FileAttributes::default();
     let folder = folder.as_fd().as_raw_fd();
     // SAFETY: the kernel writes one `struct fsxattr`, as large as the number says, into a live one of the same layout.
-    check(unsafe { libc::ioctl(folder, FS_IOC_FSGETXATTR, &raw mut attributes) })?;
+    check(unsafe { libc::ioctl(folder, FS_IOC_FSGETXATTR as _, &raw mut attributes) })?;
     attributes.project = project;
     attributes.flags |= FS_XFLAG_PROJINHERIT;
     // SAFETY: the kernel reads one `struct fsxattr`, which the call before has filled.
-    check(unsafe { libc::ioctl(folder, FS_IOC_FSSETXATTR, &raw const attributes) })
+    check(unsafe { libc::ioctl(folder, FS_IOC_FSSETXATTR as _, &raw const attributes) })
 }
 
 /// The project of a file.
 pub(crate) fn project(file: impl AsFd) -> io::Result<u32> {
     let mut attributes = FileAttributes::default();
     // SAFETY: the kernel writes one `struct fsxattr`, as large as the number says, into a live one of the same layout.
-    check(unsafe { libc::ioctl(file.as_fd().as_raw_fd(), FS_IOC_FSGETXATTR, &raw mut attributes) })?;
+    check(unsafe { libc::ioctl(file.as_fd().as_raw_fd(), FS_IOC_FSGETXATTR as _, &raw mut attributes) })?;
     Ok(attributes.project)
 }
 
@@ -130,7 +130,7 @@ struct Dedupe {
     reserved_target: u32,
 }
 
-const FIDEDUPERANGE: libc::c_ulong = 0xc018_9436;
+const FIDEDUPERANGE: u32 = 0xc018_9436;
 const FILE_DEDUPE_RANGE_DIFFERS: i32 = 1;
 
 /// Lets two files share the extents of a range, if the kernel finds it equal. Gives how many bytes; none where they differ.
@@ -147,7 +147,7 @@ pub(crate) fn share(one: impl AsFd, other: impl AsFd, offset: u64, length: u64) 
         reserved_target: 0,
     };
     // SAFETY: the count says that one target follows, and it does: the structure is live and of the kernel's layout.
-    check(unsafe { libc::ioctl(one.as_fd().as_raw_fd(), FIDEDUPERANGE, &raw mut call) })?;
+    check(unsafe { libc::ioctl(one.as_fd().as_raw_fd(), FIDEDUPERANGE as _, &raw mut call) })?;
     match call.status {
         FILE_DEDUPE_RANGE_DIFFERS => Ok(None),
         0 => Ok(Some(call.done)),
@@ -180,7 +180,7 @@ struct Map {
     extent_reserved_flags: [u32; 3],
 }
 
-const FS_IOC_FIEMAP: libc::c_ulong = 0xc020_660b;
+const FS_IOC_FIEMAP: u32 = 0xc020_660b;
 const FIEMAP_FLAG_SYNC: u32 = 1;
 /// Not on disk yet, or inside of what the file system keeps for itself.
 const FIEMAP_EXTENT_NO_PLACE: u32 = 0x2 | 0x4 | 0x200;
@@ -189,7 +189,7 @@ const FIEMAP_EXTENT_NO_PLACE: u32 = 0x2 | 0x4 | 0x200;
 pub(crate) fn first_extent(file: impl AsFd) -> io::Result<Option<u64>> {
     let mut map = Map { length: u64::MAX, flags: FIEMAP_FLAG_SYNC, count: 1, ..Map::default() };
     // SAFETY: the count says that there is room for one extent behind the head, and there is.
-    check(unsafe { libc::ioctl(file.as_fd().as_raw_fd(), FS_IOC_FIEMAP, &raw mut map) })?;
+    check(unsafe { libc::ioctl(file.as_fd().as_raw_fd(), FS_IOC_FIEMAP as _, &raw mut map) })?;
     let has_place = map.mapped == 1 && map.extent_flags & FIEMAP_EXTENT_NO_PLACE == 0;
     Ok(has_place.then_some(map.physical))
 }

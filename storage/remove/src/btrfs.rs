@@ -15,12 +15,12 @@ const ROOT_INODE: u64 = 256;
 /// Groups of groups have their level in the upper bits.
 const LEVEL_ONE: u64 = 1 << 48;
 
-const SUBVOL_CREATE: libc::c_ulong = 0x5000_940e;
-const INO_LOOKUP: libc::c_ulong = 0xd000_9412;
-const QUOTA_CTL: libc::c_ulong = 0xc010_9428;
-const QGROUP_ASSIGN: libc::c_ulong = 0x4018_9429;
-const QGROUP_CREATE: libc::c_ulong = 0x4010_942a;
-const QGROUP_LIMIT: libc::c_ulong = 0x8030_942b;
+const SUBVOL_CREATE: u32 = 0x5000_940e;
+const INO_LOOKUP: u32 = 0xd000_9412;
+const QUOTA_CTL: u32 = 0xc010_9428;
+const QGROUP_ASSIGN: u32 = 0x4018_9429;
+const QGROUP_CREATE: u32 = 0x4010_942a;
+const QGROUP_LIMIT: u32 = 0x8030_942b;
 
 /// The folder lies on btrfs.
 #[must_use]
@@ -47,7 +47,7 @@ pub fn create(above: impl AsFd, name: &str) -> io::Result<()> {
     };
     place.copy_from_slice(name.as_bytes());
     // SAFETY: the kernel reads 4096 bytes of a live buffer, in which a nul follows the name.
-    check(unsafe { libc::ioctl(above.as_fd().as_raw_fd(), SUBVOL_CREATE, call.as_ptr()) })
+    check(unsafe { libc::ioctl(above.as_fd().as_raw_fd(), SUBVOL_CREATE as _, call.as_ptr()) })
 }
 
 /// The number of the subvolume in which a folder lies.
@@ -60,7 +60,7 @@ pub fn number(folder: impl AsFd) -> io::Result<u64> {
     let mut call = [0u64; 512];
     call[1] = ROOT_INODE;
     // SAFETY: the kernel reads and writes 4096 bytes of a live buffer.
-    check(unsafe { libc::ioctl(folder.as_fd().as_raw_fd(), INO_LOOKUP, call.as_mut_ptr()) })?;
+    check(unsafe { libc::ioctl(folder.as_fd().as_raw_fd(), INO_LOOKUP as _, call.as_mut_ptr()) })?;
     Ok(call[0])
 }
 
@@ -72,7 +72,7 @@ pub fn number(folder: impl AsFd) -> io::Result<u64> {
 pub fn count(folder: impl AsFd) -> io::Result<()> {
     let mut call = [1u64, 0];
     // SAFETY: the kernel reads and writes two numbers of a live array.
-    check(unsafe { libc::ioctl(folder.as_fd().as_raw_fd(), QUOTA_CTL, call.as_mut_ptr()) })
+    check(unsafe { libc::ioctl(folder.as_fd().as_raw_fd(), QUOTA_CTL as _, call.as_mut_ptr()) })
 }
 
 /// Makes the group of the first of these subvolumes, puts all of them into it, and limits it.
@@ -85,7 +85,7 @@ pub fn group(folder: impl AsFd, subvolumes: &[u64], bytes: Option<u64>) -> io::R
     let descriptor = folder.as_fd().as_raw_fd();
     let create = [1u64, group];
     // SAFETY: the kernel reads two numbers of a live array.
-    check(unsafe { libc::ioctl(descriptor, QGROUP_CREATE, create.as_ptr()) })?;
+    check(unsafe { libc::ioctl(descriptor, QGROUP_CREATE as _, create.as_ptr()) })?;
     for subvolume in subvolumes {
         assign(descriptor, [1, *subvolume, group])?;
     }
@@ -96,7 +96,7 @@ pub fn group(folder: impl AsFd, subvolumes: &[u64], bytes: Option<u64>) -> io::R
 fn assign(descriptor: RawFd, call: [u64; 3]) -> io::Result<()> {
     // SAFETY: the kernel reads three numbers of a live array. A positive answer only asks for a rescan, which empty
     // subvolumes do not need.
-    let result = unsafe { libc::ioctl(descriptor, QGROUP_ASSIGN, call.as_ptr()) };
+    let result = unsafe { libc::ioctl(descriptor, QGROUP_ASSIGN as _, call.as_ptr()) };
     check(result.min(0))
 }
 
@@ -124,7 +124,7 @@ pub fn ungroup(folder: &Path) -> io::Result<()> {
     }
     let remove = [0u64, group];
     // SAFETY: the kernel reads two numbers of a live array.
-    absent_is_fine(check(unsafe { libc::ioctl(descriptor, QGROUP_CREATE, remove.as_ptr()) }))
+    absent_is_fine(check(unsafe { libc::ioctl(descriptor, QGROUP_CREATE as _, remove.as_ptr()) }))
 }
 
 fn subvolumes(folder: &Path) -> io::Result<Vec<PathBuf>> {
@@ -159,7 +159,7 @@ pub fn limit(folder: impl AsFd, first: u64, bytes: Option<u64>) -> io::Result<()
     // `struct btrfs_ioctl_qgroup_limit_args`: the group, which limits are meant, and those; all ones take one away.
     let call = [LEVEL_ONE | first, 1, bytes.unwrap_or(u64::MAX), 0, 0, 0];
     // SAFETY: the kernel reads six numbers of a live array.
-    check(unsafe { libc::ioctl(folder.as_fd().as_raw_fd(), QGROUP_LIMIT, call.as_ptr()) })
+    check(unsafe { libc::ioctl(folder.as_fd().as_raw_fd(), QGROUP_LIMIT as _, call.as_ptr()) })
 }
 
 fn check(result: libc::c_int) -> io::Result<()> {

@@ -97,10 +97,16 @@ fn sealed_copy() -> io::Result<OwnedFd> {
 
 /// Executes the copy with our arguments and environment.
 fn execute(copy: BorrowedFd<'_>) -> io::Error {
+    // Not what Rust keeps of them: not every libc hands them to a program with a `main` of its own.
+    let words = match std::fs::read("/proc/self/cmdline") {
+        Ok(words) => words,
+        Err(error) => return error,
+    };
+    let words = words.strip_suffix(b"\0").unwrap_or(&words).split(|byte| *byte == 0).map(<[u8]>::to_vec);
     let strings = |list: Vec<Vec<u8>>| -> Vec<CString> {
         list.into_iter().filter_map(|text| CString::new(text).ok()).collect()
     };
-    let args = strings(env::args_os().map(|text| text.as_bytes().to_vec()).collect());
+    let args = strings(words.collect());
     let variable = |name: &OsStr, value: &OsStr| [name.as_bytes(), b"=", value.as_bytes()].concat();
     let env = strings(env::vars_os().map(|(name, value)| variable(&name, &value)).collect());
     let pointers = |list: &[CString]| -> Vec<*const libc::c_char> {
