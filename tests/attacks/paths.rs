@@ -2,10 +2,9 @@
 //! CVE-2015-1335, CVE-2024-45310, CVE-2025-24965).
 
 use crate::harness::{Case, Context, case, json};
+use rustix::fs::{CWD, RenameFlags};
 use std::collections::BTreeSet;
-use std::ffi::CString;
 use std::fs;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -96,18 +95,7 @@ impl Drop for Stop<'_> {
 }
 
 fn exchange(one: &Path, other: &Path) {
-    let text = |path: &Path| CString::new(path.as_os_str().as_bytes()).unwrap();
-    // SAFETY: two C strings that outlive the call.
-    let result = unsafe {
-        libc::renameat2(
-            libc::AT_FDCWD,
-            text(one).as_ptr(),
-            libc::AT_FDCWD,
-            text(other).as_ptr(),
-            libc::RENAME_EXCHANGE,
-        )
-    };
-    assert_eq!(result, 0);
+    rustix::fs::renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE).unwrap();
 }
 
 /// The volume belongs to another guest, which swaps a folder for a link to the host's root as fast as it can.
