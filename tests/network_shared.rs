@@ -311,8 +311,12 @@ fn no_option_of_a_socket_gives_another_address() {
          raw = socket.socket(FOUR, socket.SOCK_RAW, 255)\n\
          attempt(lambda: raw.sendto(packet('{other4}', b'raw'), to4))\n\
          raw.sendto(packet('{own4}', b'rawown'), to4)\n\
-         socket.socket(SIX, DATAGRAM).sendto(b'six', to6)\n\
-         time.sleep(0.2); socket.socket(FOUR, DATAGRAM).sendto(b'end', to4)\n",
+         s = socket.socket(SIX, DATAGRAM); s.settimeout(0.5)\n\
+         for _ in range(20):\n \
+           s.sendto(b'six', to6)\n \
+           try: s.recv(9); break\n \
+           except TimeoutError: pass\n\
+         socket.socket(FOUR, DATAGRAM).sendto(b'end', to4)\n",
         own4 = four[0],
         other4 = four[1],
         other6 = six[1],
