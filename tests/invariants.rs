@@ -16,6 +16,7 @@ pub fn cases() -> Vec<Case> {
         case!(namespace_flags_are_named_below_the_runtime_only),
         case!(unsafe_code_is_in_named_modules_only),
         case!(every_unsafe_block_says_which_invariant_holds),
+        case!(the_wall_clock_is_read_for_what_is_shown_only),
         case!(every_file_opens_with_its_job),
         case!(files_stay_readable_in_one_sitting),
         case!(nothing_is_left_to_be_done),
@@ -203,7 +204,7 @@ fn namespace_flags_are_named_below_the_runtime_only() {
 }
 
 fn unsafe_code_is_in_named_modules_only() {
-    let words = ["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern", "unsafe trait"];
+    let words = ["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern", "unsafe trait", "unsafe("];
     let bench = sources(&["tests/bench"]);
     let files = sources(&CODE).into_iter().filter(|source| !source.is_test()).chain(bench);
     let found: Vec<String> =
@@ -240,6 +241,14 @@ fn every_unsafe_block_says_which_invariant_holds() {
         }
     }
     assert!(blocks > 30, "the sources were read wrongly: {blocks} blocks");
+}
+
+/// It may jump, in either direction: nothing waits by it, and nothing is compared with it.
+fn the_wall_clock_is_read_for_what_is_shown_only() {
+    let found = places(&CODE, &["SystemTime::now", "CLOCK_REALTIME", "ClockId::Realtime"]);
+    let files: Vec<&str> = found.iter().map(|place| place.split(':').next().unwrap()).collect();
+    // The time of a record, of a creation and of an import.
+    assert_eq!(files, ["cli/log.rs", "runtime/src/create.rs", "storage/src/image/acquire.rs"]);
 }
 
 fn every_file_opens_with_its_job() {
