@@ -151,6 +151,7 @@ setup-build:
 	@$(call provide,$(BUILD_NEEDS))
 setup-test:
 	@$(call provide,$(BUILD_NEEDS) $(TEST_NEEDS))
+	@timeout --kill-after=10 300 tests/criu/provide $(TARGET_DIR)/criu || echo "no criu was provided: its tests are skipped"
 setup-bench:
 	@$(call provide,$(BUILD_NEEDS) $(BENCH_NEEDS))
 setup-machine:

@@ -12,6 +12,8 @@ use clap::{ArgAction, ArgMatches, Args, Command, FromArgMatches, Parser, Subcomm
 use vctx_context::cgroup::Subgroup;
 use vctx_netns::rate::Change;
 
+use crate::checkpoint_args::{CheckpointArgs, RestoreArgs};
+use crate::grants;
 use crate::image_args::ImageArgs;
 use crate::network_args::NetworkArgs;
 use crate::run_args::RunArgs;
@@ -163,6 +165,10 @@ verbs! {
     State(StateArgs) = "state",
     /// Send a signal to the first process of a context.
     Kill(KillArgs) = "kill",
+    /// Write a running context to images, by criu.
+    Checkpoint(CheckpointArgs) = "checkpoint",
+    /// Make a context from a bundle and the images of a checkpoint.
+    Restore(RestoreArgs) = "restore",
     /// Remove what a stopped context holds.
     Delete(DeleteArgs) = "delete",
     /// List the processes of a context.
@@ -286,7 +292,7 @@ pub(crate) struct ExecArgs {
     #[arg(short, long, value_name = "CAP", value_parser = values::capability)]
     pub(crate) cap: Vec<String>,
     /// Run in an existing control group below the context's, as [CONTROLLER[,CONTROLLER...]:]PATH; repeatable.
-    #[arg(long, value_name = "PATH", value_parser = values::subgroup)]
+    #[arg(long, value_name = "PATH", value_parser = grants::subgroup)]
     pub(crate) cgroup: Vec<Subgroup>,
     /// Start even in a paused context; the process runs when it is resumed.
     #[arg(long)]

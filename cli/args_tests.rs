@@ -23,9 +23,9 @@ fn version_has_the_lines_that_docker_parses() {
 }
 
 #[test]
-fn checkpoint_is_no_verb_even_when_asked_for_help() {
+fn checkpoint_helps_by_which_podman_knows_it() {
     let error = parse("vctx checkpoint --help").unwrap_err();
-    assert_eq!(error.kind(), clap::error::ErrorKind::InvalidSubcommand);
+    assert_eq!(error.kind(), clap::error::ErrorKind::DisplayHelp);
 }
 
 #[test]
@@ -35,6 +35,13 @@ fn the_calls_of_engines_parse() {
         "vctx --root /r --log /l --log-format json exec --process /f --detach --pid-file /p ID",
         "vctx --systemd-cgroup --log-format=json --log=/l create --bundle /b --pid-file /p --no-pivot ID",
         "vctx --cgroup-manager disabled --rootless auto start ID",
+        "vctx checkpoint --image-path /i --work-path /w --file-locks --leave-running ID",
+        "vctx checkpoint --image-path /i --parent-path ../p --pre-dump --tcp-established --ext-unix-sk --shell-job ID",
+        "vctx checkpoint --page-server 127.0.0.1:27 --lazy-pages --status-fd 3 --manage-cgroups-mode strict ID",
+        "vctx checkpoint --empty-ns network --auto-dedup --link-remap --tcp-skip-in-flight ID",
+        "vctx restore --image-path /i --work-path /w --detach --pid-file /p --no-subreaper --bundle /b ID",
+        "vctx restore --bundle /b --image-path /i --tcp-close --tcp-established --file-locks --no-pivot ID",
+        "vctx restore --console-socket /s --lsm-profile apparmor:p --lsm-mount-context c --manage-cgroups-mode soft ID",
         "vctx kill ID 9",
         "vctx kill --all ID",
         "vctx delete ID --force",
@@ -50,6 +57,15 @@ fn the_calls_of_engines_parse() {
     ] {
         assert!(parse(line).is_ok(), "{line}: {}", parse(line).unwrap_err());
     }
+}
+
+#[test]
+fn a_page_server_has_an_address_and_a_port() {
+    for server in ["127.0.0.1", ":27", "host:", "host:0", "host:65536", "host:x"] {
+        let error = parse(&format!("vctx checkpoint --page-server {server} ID")).unwrap_err().to_string();
+        assert!(error.contains("expected ADDRESS:PORT"), "{error}");
+    }
+    assert!(parse("vctx checkpoint --page-server ::1:27 ID").is_ok());
 }
 
 #[test]

@@ -169,6 +169,10 @@ mod tests {
         let table = [
             ("vctx restore -x", "vctx restore -x"),
             ("vctx run -no-subreaper -bundle X ID", "vctx run --no-subreaper --bundle X ID"),
+            (
+                "vctx restore -detach -no-subreaper -pid-file P ID",
+                "vctx restore --detach --no-subreaper --pid-file P ID",
+            ),
             ("vctx run -bundle=X ID", "vctx run --bundle=X ID"),
             ("vctx delete ID -force", "vctx delete ID --force"),
             (

@@ -42,6 +42,8 @@ pub(crate) enum Error {
         "--preserve-fds {asked}: descriptor {descriptor} was not passed; open it before, or ask for fewer"
     )]
     NotInherited { asked: u32, descriptor: u32 },
+    #[error("--status-fd {number}: the descriptor was not passed, or cannot be written to")]
+    StatusDescriptor { number: u32, source: io::Error },
     #[error("a detached process cannot have a terminal unless --console-socket takes it")]
     DetachedTerminal,
     #[error("cannot wait for the process")]

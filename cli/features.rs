@@ -101,7 +101,12 @@ fn features() -> Value {
             "netDevices": { "enabled": true },
         },
         "potentiallyUnsafeConfigAnnotations": [vctx_runtime::landlock::ANNOTATION],
-        "annotations": { "io.github.vctx.version": env!("CARGO_PKG_VERSION"), "io.github.vctx.commit": COMMIT },
+        "annotations": {
+            "io.github.vctx.version": env!("CARGO_PKG_VERSION"),
+            "io.github.vctx.commit": COMMIT,
+            // The name under which callers look for it.
+            "org.opencontainers.runc.checkpoint.enabled": "true",
+        },
     })
 }
 

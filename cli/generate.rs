@@ -5,6 +5,8 @@
 #[allow(dead_code, reason = "only the definitions are read here, never parsed values")]
 mod args;
 #[allow(dead_code, reason = "as above")]
+mod checkpoint_args;
+#[allow(dead_code, reason = "as above")]
 mod grants;
 #[allow(dead_code, reason = "as above")]
 mod image_args;

@@ -1,9 +1,11 @@
-//! What the command line gives a guest: shares, mounts, devices, network, id ranges, security options, I/O limits.
+//! What the command line gives a guest: shares, mounts, devices, network, id ranges, security options, I/O limits, subgroups.
 //!
 //! Like `values.rs`, each type parses itself; nothing is looked up here. `cli/run.rs` turns them into the specification.
 
 use std::path::PathBuf;
 use std::str::FromStr;
+
+use vctx_context::cgroup::Subgroup;
 
 use crate::values::{Size, ValueError, duration};
 
@@ -340,6 +342,18 @@ impl FromStr for IoMax {
             }
         }
         Ok(IoMax { device, read_bytes, write_bytes, read_operations, write_operations })
+    }
+}
+
+/// `[CONTROLLER[,CONTROLLER...]:]PATH` of a control group below a context's.
+pub(crate) fn subgroup(text: &str) -> Result<Subgroup, ValueError> {
+    let (controllers, path) = text.split_once(':').unwrap_or(("", text));
+    let controllers: Vec<String> = controllers.split(',').map(str::to_owned).collect();
+    match (text.contains(':'), controllers.iter().any(String::is_empty)) {
+        (true, true) => Err(ValueError::Subgroup),
+        (named, _) => {
+            Ok(Subgroup { controllers: if named { controllers } else { Vec::new() }, path: path.to_owned() })
+        }
     }
 }
 

@@ -7,6 +7,8 @@
 
 mod args;
 mod argv;
+mod checkpoint;
+mod checkpoint_args;
 mod create;
 #[cfg(not(test))]
 mod entry;
@@ -106,6 +108,8 @@ fn act(global: &Global, verb: Verb) -> Result<ExitCode, Error> {
         Verb::State(args) => show::state(global, *args),
         Verb::Kill(args) => verbs::kill(global, *args),
         Verb::Delete(args) => verbs::delete(global, *args),
+        Verb::Checkpoint(args) => checkpoint::checkpoint(global, *args),
+        Verb::Restore(args) => checkpoint::restore(global, *args),
         Verb::Ps(args) => show::ps(global, *args),
         Verb::Pause(args) => verbs::pause(global, *args),
         Verb::Resume(args) => verbs::resume(global, *args),

@@ -8,7 +8,6 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use nix::sys::signal::Signal as NixSignal;
-use vctx_context::cgroup::Subgroup;
 
 /// A value that the command line cannot take; the text says which form is expected.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -65,6 +64,8 @@ pub(crate) enum ValueError {
         "expected DEVICE:rbps=N,wbps=N,riops=N,wiops=N with at least one limit, DEVICE a path or MAJOR:MINOR"
     )]
     IoMax,
+    #[error("expected ADDRESS:PORT")]
+    Server,
 }
 
 /// A name as the kernel and the hosts files of networks take it.
@@ -347,18 +348,6 @@ impl FromStr for KeyValue {
                 Ok(KeyValue { key: key.to_owned(), value: value.to_owned() })
             }
             _ => Err(ValueError::KeyValue),
-        }
-    }
-}
-
-/// `[CONTROLLER[,CONTROLLER...]:]PATH` of a control group below a context's.
-pub(crate) fn subgroup(text: &str) -> Result<Subgroup, ValueError> {
-    let (controllers, path) = text.split_once(':').unwrap_or(("", text));
-    let controllers: Vec<String> = controllers.split(',').map(str::to_owned).collect();
-    match (text.contains(':'), controllers.iter().any(String::is_empty)) {
-        (true, true) => Err(ValueError::Subgroup),
-        (named, _) => {
-            Ok(Subgroup { controllers: if named { controllers } else { Vec::new() }, path: path.to_owned() })
         }
     }
 }

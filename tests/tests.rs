@@ -11,7 +11,10 @@ mod attacks;
 mod bad_input;
 mod calls;
 mod cgroups;
+mod checkpoint;
+mod checkpoint_again;
 mod conformance;
+mod engine_checkpoint;
 mod engine_containerd;
 mod engine_docker;
 mod engine_podman;
@@ -46,7 +49,7 @@ mod systemd;
 mod threat_model;
 
 use harness::Need;
-use harness::Need::{Program, Root, Vctx};
+use harness::Need::{Criu, Program, Root, Vctx};
 
 /// The virtual machines have the tests without their source.
 const SOURCE: Need = Need::Path(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"));
@@ -59,6 +62,7 @@ fn main() {
     if faults::soak::main().is_some() {
         return;
     }
+    harness::find_criu();
     let mut suites = harness::Suites::new();
     suites.add("invariants", &[SOURCE], invariants::cases());
     suites.add("lifecycle", &[Root], lifecycle::cases());
@@ -86,6 +90,8 @@ fn main() {
     suites.add("exec", &[Root], exec::cases());
     suites.add("hooks", &[Root], hooks::cases());
     suites.add("seccomp", &[Root], seccomp::cases());
+    suites.add("checkpoint", &[Root, Criu], checkpoint::cases());
+    suites.add("checkpoint", &[Root, Criu], checkpoint_again::cases());
     suites.add("attacks", &[Root], attacks::cases());
     #[cfg(target_arch = "x86_64")]
     suites.add("faults", &[Root, Vctx], faults::cases());
@@ -94,6 +100,7 @@ fn main() {
     suites.add("images", &[Vctx], images::cases());
     suites.add("podman", &[Root, Program("podman"), Program("conmon")], engine_podman::cases());
     suites.add("podman_rootless", &[Root, Program("podman"), Program("conmon")], podman_rootless::cases());
+    suites.add("engine_checkpoint", &[Root, Criu], engine_checkpoint::cases());
     suites.add("containerd", &[Root, Program("containerd"), Program("ctr")], engine_containerd::cases());
     suites.add("docker", &[Root, Program("dockerd"), Program("docker")], engine_docker::cases());
     suites.run()

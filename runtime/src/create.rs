@@ -224,7 +224,7 @@ fn let_go(
 }
 
 /// Undoes a `create` that has begun to run hooks: the specification wants those of the stop then ("Lifecycle", 12 and 13).
-fn abandon(spec: &Spec, context: &Context, undo: Undo, error: Error) -> Error {
+pub(crate) fn abandon(spec: &Spec, context: &Context, undo: Undo, error: Error) -> Error {
     let error = blame_memory(error, spec, context);
     drop(undo);
     if matches!(error, Error::Hook { .. } | Error::RunHook { .. }) {
@@ -311,7 +311,7 @@ fn protect(host: &Host) -> Result<()> {
     }
 }
 
-fn filter(store: &Store, spec: &Spec) -> Result<Option<seccomp::Filter>> {
+pub(crate) fn filter(store: &Store, spec: &Spec) -> Result<Option<seccomp::Filter>> {
     match spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref()) {
         Some(profile) => Ok(seccomp::compile(profile, Some(&store.seccomp_cache()))?),
         None => Ok(None),
@@ -319,7 +319,7 @@ fn filter(store: &Store, spec: &Spec) -> Result<Option<seccomp::Filter>> {
 }
 
 /// Writes what is about to be made: a killed `create` can be cleaned up from this alone.
-fn record(
+pub(crate) fn record(
     folder: PathBuf,
     request: &Request,
     root: &RootFs,
@@ -373,7 +373,7 @@ fn record(
 }
 
 /// The root, resolved once, before the guest exists: the name of a folder that an engine has just made is not the guest's.
-fn root(request: &Request) -> Result<RootFs> {
+pub(crate) fn root(request: &Request) -> Result<RootFs> {
     if let Some(root) = &request.root {
         return Ok(root.clone());
     }
@@ -450,8 +450,13 @@ fn facts<'a>(
 }
 
 fn take_terminal<'a>(spec: &Spec, console: Option<&'a OwnedFd>) -> Result<Option<BorrowedFd<'a>>> {
-    let wanted = spec.process().as_ref().and_then(oci_spec::runtime::Process::terminal).unwrap_or(false);
-    match_terminal(wanted, console)
+    match_terminal(wants_terminal(spec), console)
+}
+
+/// The first process is to have a terminal.
+#[must_use]
+pub fn wants_terminal(spec: &Spec) -> bool {
+    spec.process().as_ref().and_then(oci_spec::runtime::Process::terminal).unwrap_or(false)
 }
 
 /// A terminal needs somebody who takes it, and the other way round.
@@ -468,7 +473,7 @@ pub(crate) fn match_terminal(wanted: bool, console: Option<&OwnedFd>) -> Result<
     }
 }
 
-fn set_oom_score(spec: &Spec, pid: i32) -> Result<()> {
+pub(crate) fn set_oom_score(spec: &Spec, pid: i32) -> Result<()> {
     let Some(score) = spec.process().as_ref().and_then(oci_spec::runtime::Process::oom_score_adj) else {
         return Ok(());
     };
@@ -482,7 +487,7 @@ pub(crate) fn write_oom_score(pid: i32, score: i32) -> Result<()> {
     fs::write(&path, score.to_string()).map_err(Error::state("write process.oomScoreAdj to", path))
 }
 
-fn write_pid_file(request: &Request, pid: i32, undo: &mut Undo) -> Result<()> {
+pub(crate) fn write_pid_file(request: &Request, pid: i32, undo: &mut Undo) -> Result<()> {
     let Some(path) = &request.pid_file else { return Ok(()) };
     undo.push(Step::RemoveFile(path.clone()));
     write_pid(path, pid)

@@ -119,7 +119,7 @@ fn remove_folder(folder: &std::path::Path) -> Result<()> {
 }
 
 /// Ends all processes and waits for the first one.
-fn end(context: &Context) -> Result<()> {
+pub(crate) fn end(context: &Context) -> Result<()> {
     let Some(alive) = context.alive()? else { return Ok(()) };
     let _ = pidfd_send_signal(&alive.pidfd, Signal::KILL);
     if let Some(cgroup) = &context.state.cgroup {

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use vctx_context::{cgroup, exe, idmap, namespace, seccomp, spawn, terminal};
+use vctx_context::{cgroup, criu, exe, idmap, namespace, seccomp, spawn, terminal};
 
 use crate::state::Status;
 
@@ -261,6 +261,55 @@ pub enum Error {
         /// Id.
         id: String,
     },
+    /// The verb is for root only.
+    #[error("only root of the machine can {verb} a context: criu needs more than a user namespace gives")]
+    NeedsRoot {
+        /// What was wanted.
+        verb: &'static str,
+    },
+    /// A context that criu cannot bring back.
+    #[error("cannot checkpoint context {id:?}: {reason}")]
+    NoCheckpoint {
+        /// Id.
+        id: String,
+        /// Why not.
+        reason: &'static str,
+    },
+    /// Nothing that criu can bring back.
+    #[error("cannot restore a context: {0}")]
+    NoRestore(&'static str),
+    /// The kernel was built without what an option needs.
+    #[error("{option}: this kernel lacks {what}")]
+    KernelLacks {
+        /// The option of the command line.
+        option: &'static str,
+        /// What it needs.
+        what: &'static str,
+    },
+    /// The folder of the images, or a file in it.
+    #[error("{} {reason}", path.display())]
+    Images {
+        /// Path.
+        path: PathBuf,
+        /// What is wrong with it, and what to do.
+        reason: &'static str,
+    },
+    /// The images would give a context more than its configuration does.
+    #[error("the images do not fit the configuration: {0}")]
+    Smuggled(String),
+    /// criu could not be asked.
+    #[error(transparent)]
+    Criu(criu::Error),
+    /// criu failed.
+    #[error("{}; see {}", last(error, lines), log.display())]
+    CriuLog {
+        /// What it answered.
+        error: criu::Error,
+        /// The last errors of its log.
+        lines: Vec<String>,
+        /// Its log.
+        log: PathBuf,
+    },
     /// The processes would not end.
     #[error("the processes of context {id:?} did not end within {seconds} s of SIGKILL")]
     Unkillable {
@@ -269,6 +318,17 @@ pub enum Error {
         /// How long was waited.
         seconds: u64,
     },
+}
+
+/// The last errors of criu's log, in one line; they say more than its answer.
+fn last(error: &criu::Error, lines: &[String]) -> String {
+    if lines.is_empty() { error.to_string() } else { format!("criu failed: {}", lines.join("; ")) }
+}
+
+impl From<criu::Error> for Error {
+    fn from(error: criu::Error) -> Error {
+        Error::Criu(error)
+    }
 }
 
 impl Error {

@@ -22,7 +22,7 @@ pub(crate) fn explain(error: spawn::Error, plan: &Plan<'_>) -> Error {
 /// A start that the memory limit has made fail says so.
 pub(crate) fn blame_memory(error: Error, spec: &Spec, context: &Context) -> Error {
     let out_of_memory = match &error {
-        Error::Spawn(spawn::Error::Died) => {
+        Error::Spawn(spawn::Error::Died) | Error::CriuLog { .. } => {
             context.state.cgroup.as_ref().is_some_and(|cgroup| cgroup.oom_kills().unwrap_or(0) > 0)
         }
         Error::Step { source, .. } => source.raw_os_error() == Some(libc::ENOMEM),

@@ -44,6 +44,21 @@ pub(crate) fn first_groups(context: &mut Context, spec: &Spec, undo: &mut Undo) 
     }
 }
 
+/// Makes all groups at once, for a process that enters them by itself.
+pub(crate) fn all_groups(
+    context: &mut Context,
+    spec: &Spec,
+    undo: &mut Undo,
+) -> Result<(Join, Option<spawn::Placeholder>)> {
+    let Entry { mut join, holder, later } = first_groups(context, spec, undo)?;
+    if let Some(later) = later {
+        later.create()?;
+        undo.push(Step::RemoveCgroup(later.clone()));
+        join.tasks = later.join()?.tasks;
+    }
+    Ok((join, holder))
+}
+
 /// Makes the groups that the child enters while it mounts, with the rules for devices in force: while those are written,
 /// there are moments in which it could not make its own.
 pub(crate) fn later_groups(

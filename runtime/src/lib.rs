@@ -3,6 +3,7 @@
 //! One file a verb; [`create`](mod@create) is the step list that all else serves. The crate prints nothing and knows no
 //! command line, so that an agent in a domain can link it as the command does.
 
+pub mod checkpoint;
 pub mod config;
 pub mod create;
 pub mod delete;

@@ -5,6 +5,7 @@
 
 pub mod guest;
 
+mod checkpoints;
 mod descriptors;
 mod devices;
 mod executable;
@@ -30,6 +31,7 @@ pub fn cases() -> Vec<Case> {
         kernel::cases(),
         groups::cases(),
         files::cases(),
+        checkpoints::cases(),
     ]
     .into_iter()
     .flatten()

@@ -43,6 +43,8 @@ pub enum Need {
     Beside(&'static str),
     /// A machine without this file or folder.
     NoPath(&'static str),
+    /// A criu that works on this kernel.
+    Criu,
     /// Linux of this version, or a later one.
     Linux(u32, u32),
 }
@@ -58,12 +60,30 @@ impl Need {
             }
             Need::Path(path) if !Path::new(path).exists() => Some(format!("this machine has no {path}")),
             Need::NoPath(path) if Path::new(path).exists() => Some(format!("this machine has {path}")),
+            Need::Criu if criu().is_none() => {
+                Some("needs a criu that works on this kernel: tests/criu/provide".into())
+            }
             Need::Linux(major, minor) if kernel() < (major, minor) => {
                 Some(format!("needs Linux {major}.{minor}"))
             }
             _ => None,
         }
     }
+}
+
+/// The criu that `make test` has found or brought: `criu/bin/criu` beside what was built.
+pub fn criu() -> Option<PathBuf> {
+    let tests = std::env::current_exe().ok()?;
+    tests.ancestors().map(|folder| folder.join("criu/bin/criu")).find(|criu| criu.exists())
+}
+
+/// Lets everything that the tests start find that criu, engines too.
+pub fn find_criu() {
+    let Some(criu) = criu() else { return };
+    let folder = criu.parent().unwrap().canonicalize().unwrap();
+    let path = std::env::var("PATH").unwrap_or_default();
+    // SAFETY: the tests have one thread yet, so nobody reads the variables meanwhile.
+    unsafe { std::env::set_var("PATH", format!("{}:{path}", folder.display())) };
 }
 
 /// Major and minor version of the running kernel.

@@ -22,6 +22,10 @@ pub(crate) fn parse(text: &str) -> Option<Challenge> {
             Some(quoted) => quoted.split_once('"')?,
             None => after.split_once(',').unwrap_or((after, "")),
         };
+        // A value without quotation marks is a token (RFC 9110, 5.6.2), which has none inside either.
+        if value.contains('"') {
+            return None;
+        }
         match key.trim_matches([' ', ',']).to_ascii_lowercase().as_str() {
             "realm" => realm = Some(value.to_owned()),
             "service" => service = Some(value.to_owned()),
@@ -49,5 +53,6 @@ mod tests {
         assert_eq!(parse("basic realm=x"), Some(Challenge::Basic));
         assert_eq!(parse("Bearer service=\"x\""), None);
         assert_eq!(parse("Negotiate"), None);
+        assert_eq!(parse(r#"Bearer realm="https://a/t",scope=?"repository:a/b""#), None);
     }
 }

@@ -6,9 +6,11 @@
 pub mod apart;
 pub mod capability;
 pub mod cgroup;
+pub mod criu;
 pub mod exe;
 pub mod idmap;
 pub mod landlock;
+pub mod mountinfo;
 pub mod namespace;
 pub mod passwd;
 pub mod probe;

@@ -108,6 +108,12 @@ pub(crate) fn withheld(process: &SpecProcess, grantable: u64) -> Vec<String> {
     capability::names(capabilities(process.capabilities().as_ref(), grantable).1)
 }
 
+/// All capabilities that the process gets in any set.
+pub(crate) fn all_capabilities(process: &SpecProcess, grantable: u64) -> u64 {
+    let sets = capabilities(process.capabilities().as_ref(), grantable).0;
+    sets.bounding | sets.effective | sets.permitted | sets.inheritable | sets.ambient
+}
+
 /// The sets, and what was asked for beside them. What cannot be granted is left out: in a restricted environment that is
 /// no failure, but a warning (runtime-spec, "Linux Process"). The kernel has an inheritable capability lie in the
 /// bounding set, an effective one in the permitted, and an ambient one in both of the latter (capabilities(7)).

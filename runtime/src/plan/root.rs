@@ -172,20 +172,22 @@ fn cgroup_mount<'a>(press: &Press<'a>, mount: &SpecMount, facts: &Facts<'a>) -> 
     Ok(made)
 }
 
-/// The devices that every context has (runtime-spec, "Default Devices"), and those of the configuration.
+/// The devices that every context has (runtime-spec, "Default Devices").
+pub(crate) const DEFAULT_DEVICES: [(&CStr, (u32, u32)); 6] = [
+    (c"/dev/null", (1, 3)),
+    (c"/dev/zero", (1, 5)),
+    (c"/dev/full", (1, 7)),
+    (c"/dev/random", (1, 8)),
+    (c"/dev/urandom", (1, 9)),
+    (c"/dev/tty", (5, 0)),
+];
+
+/// Those, and the ones of the configuration.
 fn devices<'a>(press: &Press<'a>, spec: &Spec) -> Result<Vec<Device<'a>>> {
     const CHARACTER: u32 = libc::S_IFCHR;
-    const DEFAULT: [(&CStr, (u32, u32)); 6] = [
-        (c"/dev/null", (1, 3)),
-        (c"/dev/zero", (1, 5)),
-        (c"/dev/full", (1, 7)),
-        (c"/dev/random", (1, 8)),
-        (c"/dev/urandom", (1, 9)),
-        (c"/dev/tty", (5, 0)),
-    ];
     let asked = spec.linux().as_ref().and_then(|linux| linux.devices().as_deref()).unwrap_or_default();
     let mut devices = Vec::new();
-    for (path, number) in DEFAULT {
+    for (path, number) in DEFAULT_DEVICES {
         if !asked.iter().any(|device| device.path().as_os_str().as_encoded_bytes() == path.to_bytes()) {
             devices.push(Device { path, mode: CHARACTER | 0o666, number, owner: (0, 0), host: path });
         }

@@ -297,7 +297,7 @@ mod tests {
 
     #[test]
     fn a_record_counts_its_own_length() {
-        assert_eq!(pax(b"path", b"x"), b"10 path=x\n");
+        assert_eq!(pax(b"path", b"x"), b"9 path=x\n");
         assert_eq!(pax(b"path", b""), b"8 path=\n");
         assert_eq!(pax(b"a", &[b'x'; 95]).len(), 102);
         assert_eq!((time(5, 0), time(5, 1), time(-5, 0)), ("5".into(), "5.000000001".into(), "-5".into()));

@@ -46,6 +46,13 @@ impl Cgroup {
         Ok(text.is_some_and(|text| text.trim() == "FROZEN" || file::keyed(&text, "frozen") == Some(1)))
     }
 
+    /// The folder of the group whose freezer holds its processes still.
+    pub fn freezer_dir(&self) -> Result<&Path, Error> {
+        self.freezer().map(|home| match home {
+            Home::V1(dir) | Home::V2(dir) => dir,
+        })
+    }
+
     /// Every version 2 group can be frozen (Linux 5.2), but where a version 1 freezer is mounted other tools look there.
     fn freezer(&self) -> Result<Home<'_>, Error> {
         let v1 = self.v1_dir("freezer").map(Home::V1);

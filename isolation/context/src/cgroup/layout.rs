@@ -212,21 +212,8 @@ fn below(root: &str, own: &str) -> String {
     }
 }
 
-/// Undoes the octal escapes of space, tab, newline and backslash in the mount table.
 fn unescape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(at) = rest.find('\\') {
-        out.push_str(&rest[..at]);
-        let code = rest.get(at + 1..at + 4).and_then(|digits| u8::from_str_radix(digits, 8).ok());
-        match code {
-            Some(byte) => out.push(byte.into()),
-            None => return text.into(),
-        }
-        rest = &rest[at + 4..];
-    }
-    out.push_str(rest);
-    out
+    String::from_utf8_lossy(&crate::mountinfo::unescape(text.as_bytes())).into_owned()
 }
 
 #[cfg(test)]
