@@ -34,7 +34,8 @@ TEST_NEEDS = /usr/share/doc/busybox-static=busybox-static conmon=conmon containe
 	dockerd=docker.io ip=iproute2 iptables=iptables pasta=passt slirp4netns=slirp4netns \
 	/usr/lib/cni/bridge=containernetworking-plugins nft=nftables nginx=nginx-light nsenter=util-linux patch=patch podman=podman \
 	prlimit=util-linux ps=procps python3=python3 runc=runc tini-static=tini newuidmap=uidmap \
-	docker-registry=docker-registry mkfs.ext4=e2fsprogs mmdebstrap=mmdebstrap openssl=openssl skopeo=skopeo umoci=umoci
+	docker-registry=docker-registry mmdebstrap=mmdebstrap openssl=openssl skopeo=skopeo umoci=umoci \
+	mkfs.ext4=e2fsprogs mkfs.xfs=xfsprogs mkfs.btrfs=btrfs-progs
 FUZZ_NEEDS = c++=g++
 BENCH_NEEDS = /usr/share/doc/busybox-static=busybox-static bwrap=bubblewrap crun=crun runc=runc \
 	nginx=nginx-light sqlite3=sqlite3 strace=strace wrk=wrk xz=xz-utils \

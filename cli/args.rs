@@ -17,6 +17,7 @@ use crate::grants;
 use crate::image_args::ImageArgs;
 use crate::network_args::NetworkArgs;
 use crate::run_args::RunArgs;
+use crate::storage_args::{CopyArgs, CpArgs, DedupArgs, DfArgs, SnapshotArgs, VolumeArgs};
 use crate::values::{self, NumericUser, Signal, Size};
 
 /// The version of the OCI runtime specification that vctx implements.
@@ -187,6 +188,18 @@ verbs! {
     Spec(SpecArgs) = "spec",
     /// Print what this build can do as JSON (runtime-spec, features.md).
     Features(FeaturesArgs) = "features",
+    /// Copy files into a context, out of it, or from one to another.
+    Cp(CpArgs) = "cp",
+    /// Make, list and remove volumes: folders that outlive contexts.
+    Volume(VolumeArgs) = "volume",
+    /// Keep what a context has changed under a name, and bring it back.
+    Snapshot(SnapshotArgs) = "snapshot",
+    /// Make a new context that begins as another one is.
+    Copy(CopyArgs) = "copy",
+    /// Tell what images, contexts, snapshots and volumes take on disk.
+    Df(DfArgs) = "df",
+    /// Let equal files of contexts and images share their place on disk.
+    Dedup(DedupArgs) = "dedup",
     /// Take images in and out, list and remove them.
     Image(ImageArgs) = "image",
     /// Tell what this machine offers, what is missing, and which package brings it.
@@ -424,6 +437,12 @@ pub(crate) struct UpdateArgs {
     /// Processes and threads at most, -1 for no limit.
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(crate) pids_limit: Option<i64>,
+    /// What the changes of a native context may take on disk, in bytes; max for no limit.
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) disk_size: Option<Size>,
+    /// Files, folders and links among the changes of a native context; 0 for no limit.
+    #[arg(long, value_name = "N")]
+    pub(crate) disk_inodes: Option<u64>,
     /// How much it may receive and send, such as in=100mbit,out=none; what is not named stays as it is.
     #[arg(long, value_name = "in=RATE,out=RATE")]
     pub(crate) net_rate: Option<Change>,

@@ -69,7 +69,7 @@ pub(crate) fn restore(global: &Global, args: RestoreArgs) -> Result<ExitCode, Er
         pidfd_socket: None,
         print_id: false,
     };
-    let asked = Native { request, keep: false, lock: None, warnings: Vec::new() };
+    let asked = Native { request, keep: false, lock: None, volumes: None, warnings: Vec::new() };
     live(global, &foreground, asked, |store, request| {
         vctx_runtime::checkpoint::restore(store, request, &revival)
     })

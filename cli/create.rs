@@ -70,6 +70,7 @@ pub(crate) fn of_bundle(
         cgroups: cgroups(global),
         own: Vec::new(),
         folders: Vec::new(),
+        prepare: None,
         files: Vec::new(),
         joined: None,
         network: None,

@@ -19,6 +19,31 @@ pub(crate) enum Error {
     /// Images.
     #[error(transparent)]
     Image(#[from] vctx_storage::image::Error),
+    /// Volumes.
+    #[error(transparent)]
+    Volume(#[from] vctx_storage::volume::Error),
+    /// Limits on disk.
+    #[error(transparent)]
+    Quota(#[from] vctx_storage::quota::Error),
+    #[error("context {0:?} has no changes of its own to limit: it was made from a bundle")]
+    NoChanges(String),
+    /// Snapshots and copies of contexts.
+    #[error(transparent)]
+    Snapshot(#[from] vctx_storage::snapshot::Error),
+    /// Shared files.
+    #[error(transparent)]
+    Dedup(#[from] vctx_storage::dedup::Error),
+    /// Copies of files.
+    #[error(transparent)]
+    Copy(#[from] vctx_storage::transfer::Error),
+    #[error("neither side names a context; write CONTEXT:PATH, and ./a:b for a path with a colon")]
+    NoContextNamed,
+    #[error(
+        "the two contexts have different ids (--idmap); copy through a tar archive: vctx cp ONE:PATH - | vctx cp - OTHER:PATH"
+    )]
+    DifferentIds,
+    #[error("cannot have a mount namespace, in which the root of a stopped context is mounted")]
+    OwnMounts(#[source] io::Error),
     #[error("cannot enter a user namespace, in which an ordinary user's images are kept")]
     Apart(#[source] io::Error),
     #[error(

@@ -15,6 +15,8 @@ mod network_args;
 #[allow(dead_code, reason = "as above")]
 mod run_args;
 #[allow(dead_code, reason = "as above")]
+mod storage_args;
+#[allow(dead_code, reason = "as above")]
 mod values;
 
 use std::path::PathBuf;

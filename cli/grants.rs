@@ -41,6 +41,8 @@ pub(crate) enum MountKind {
     Bind { source: PathBuf },
     /// Fresh memory.
     Tmpfs,
+    /// A volume of ours, or one without a name, which goes with the context.
+    Volume { name: Option<String> },
 }
 
 /// One mount asked for with `--mount`, `--volume` or `--tmpfs`.
@@ -53,7 +55,7 @@ pub(crate) struct MountSpec {
     pub(crate) options: Vec<String>,
 }
 
-/// `--mount type=bind|tmpfs,source=PATH,target=PATH[,OPTION...]`.
+/// `--mount type=bind|tmpfs|volume,source=PATH,target=PATH[,OPTION...]`.
 pub(crate) fn mount(text: &str) -> Result<MountSpec, ValueError> {
     let (mut kind, mut source, mut target, mut options) = (None, None, None, Vec::new());
     for field in text.split(',') {
@@ -61,6 +63,7 @@ pub(crate) fn mount(text: &str) -> Result<MountSpec, ValueError> {
             ("type", value) => kind = Some(value),
             ("source" | "src", value) => source = Some(PathBuf::from(value)),
             ("target" | "dst" | "destination", value) => target = Some(PathBuf::from(value)),
+            ("volume-nocopy", "" | "true") => options.push("nocopy".to_owned()),
             ("readonly" | "ro", "" | "true") => options.push("ro".to_owned()),
             ("readonly" | "ro", "false") => options.push("rw".to_owned()),
             ("bind-propagation", value) => options.push(value.to_owned()),
@@ -77,21 +80,50 @@ pub(crate) fn mount(text: &str) -> Result<MountSpec, ValueError> {
         (Some("bind"), None) => return Err(ValueError::Mount("a bind mount needs a source")),
         (Some("tmpfs"), None) => MountKind::Tmpfs,
         (Some("tmpfs"), Some(_)) => return Err(ValueError::Mount("a tmpfs has no source")),
-        _ => return Err(ValueError::Mount("type must be bind or tmpfs")),
+        (Some("volume"), source) => {
+            let name = source.map(|source| source.into_os_string().into_string().unwrap_or_default());
+            MountKind::Volume { name: name.map(|name| volume_name(&name)).transpose()? }
+        }
+        _ => return Err(ValueError::Mount("type must be bind, tmpfs or volume")),
     };
     Ok(MountSpec { kind, target, options })
 }
 
-/// `--volume SOURCE:TARGET[:OPTION,...]`.
+/// `--volume [SOURCE:]TARGET[:OPTION,...]`: a source that begins with `/` or `.` is a path of the host, another one the
+/// name of a volume.
 pub(crate) fn volume(text: &str) -> Result<MountSpec, ValueError> {
-    let mut parts = text.splitn(3, ':');
-    let (source, target) = parts.next().zip(parts.next()).ok_or(ValueError::Volume)?;
+    let (source, rest) = match text.split_once(':') {
+        // A path alone, or with options.
+        None => (None, text),
+        Some((target, options)) if target.starts_with('/') && options.split(',').all(is_plain) => {
+            (None, text)
+        }
+        Some((source, rest)) => (Some(source), rest),
+    };
+    let (target, options) = match rest.split_once(':') {
+        None => (rest, None),
+        Some((target, options)) => (target, Some(options)),
+    };
     let target = PathBuf::from(target);
-    if source.is_empty() || !target.is_absolute() {
+    if source == Some("") || !target.is_absolute() {
         return Err(ValueError::Volume);
     }
-    let kind = MountKind::Bind { source: PathBuf::from(source) };
-    Ok(MountSpec { kind, target, options: option_list(parts.next()).ok_or(ValueError::Volume)? })
+    let kind = match source {
+        None => MountKind::Volume { name: None },
+        Some(source) if source.starts_with(['/', '.']) => MountKind::Bind { source: PathBuf::from(source) },
+        Some(name) => MountKind::Volume { name: Some(volume_name(name)?) },
+    };
+    Ok(MountSpec { kind, target, options: option_list(options).ok_or(ValueError::Volume)? })
+}
+
+/// What can follow the place of a volume without a name.
+fn is_plain(option: &str) -> bool {
+    matches!(option, "ro" | "rw" | "nocopy")
+}
+
+fn volume_name(name: &str) -> Result<String, ValueError> {
+    vctx_storage::volume::check_name(name).map_err(|_| ValueError::VolumeName)?;
+    Ok(name.to_owned())
 }
 
 /// `--tmpfs TARGET[:OPTION,...]`.

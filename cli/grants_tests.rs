@@ -30,6 +30,24 @@ fn the_three_spellings_of_a_mount_agree() {
 }
 
 #[test]
+fn a_source_that_is_no_path_is_the_name_of_a_volume() {
+    let named = |name: Option<&str>, options: &[&str]| MountSpec {
+        kind: MountKind::Volume { name: name.map(str::to_owned) },
+        target: PathBuf::from("/v"),
+        options: options.iter().map(|&option| option.to_owned()).collect(),
+    };
+    assert_eq!(volume("data:/v"), Ok(named(Some("data"), &[])));
+    assert_eq!(volume("data:/v:ro,nocopy"), Ok(named(Some("data"), &["ro", "nocopy"])));
+    assert_eq!(volume("/v"), Ok(named(None, &[])));
+    assert_eq!(volume("/v:ro"), Ok(named(None, &["ro"])));
+    assert_eq!(mount("type=volume,source=data,target=/v,ro"), Ok(named(Some("data"), &["ro"])));
+    assert_eq!(mount("type=volume,target=/v,volume-nocopy"), Ok(named(None, &["nocopy"])));
+    for path in ["./data:/v", "/data:/v", "../data:/v", ".:/v"] {
+        assert!(matches!(volume(path).unwrap().kind, MountKind::Bind { .. }), "{path}");
+    }
+}
+
+#[test]
 fn a_mount_without_its_parts_is_refused() {
     for text in
         ["", "type=bind", "type=bind,target=/b", "type=bind,src=/a,target=b", "type=zfs,src=a,target=/b"]
@@ -38,8 +56,11 @@ fn a_mount_without_its_parts_is_refused() {
     }
     assert!(mount("type=tmpfs,src=/a,target=/b").is_err());
     assert!(mount("type=tmpfs,target=/b,,").is_err());
-    for text in ["", "/a", "/a:b", ":/b", "/a:/b:"] {
+    for text in ["", "/a:b", ":/b", "/a:/b:", "a", "name:b", "./a:b"] {
         assert_eq!(volume(text), Err(ValueError::Volume), "{text}");
+    }
+    for text in ["a/b:/c", "-a:/c", "é:/c"] {
+        assert_eq!(volume(text), Err(ValueError::VolumeName), "{text}");
     }
     for text in ["", "t", "/t:"] {
         assert_eq!(tmpfs(text), Err(ValueError::Tmpfs), "{text}");

@@ -58,6 +58,11 @@ pub(crate) fn store(global: &Global) -> Store {
     Store::new(Place::usual(global.root.as_deref()).store)
 }
 
+/// Does the work as whoever owns the files of contexts: root of a user namespace with their ids.
+pub(crate) fn as_owner(global: &Global, work: impl FnOnce() -> Result<u8, Error>) -> Result<ExitCode, Error> {
+    apart(global, |_| work())
+}
+
 /// Does the work as whoever owns the files of layers.
 fn apart(global: &Global, work: impl FnOnce(Unpack) -> Result<u8, Error>) -> Result<ExitCode, Error> {
     let limits = Limits::default();
@@ -218,7 +223,7 @@ fn collect(store: &Store, place: &Place, args: &GcArgs) -> Result<u8, Error> {
 }
 
 /// Where contexts are, whose images stay.
-fn places(place: &Place) -> Vec<PathBuf> {
+pub(crate) fn places(place: &Place) -> Vec<PathBuf> {
     place.memory.iter().chain([&place.store]).cloned().collect()
 }
 

@@ -9,7 +9,10 @@ mod args;
 mod argv;
 mod checkpoint;
 mod checkpoint_args;
+mod cp;
 mod create;
+mod dedup;
+mod df;
 #[cfg(not(test))]
 mod entry;
 mod error;
@@ -31,11 +34,14 @@ mod output;
 mod run;
 mod run_args;
 mod show;
+mod snapshot;
 mod spec;
+mod storage_args;
 mod supervise;
 mod update;
 mod values;
 mod verbs;
+mod volume;
 
 use std::ffi::OsString;
 use std::mem::ManuallyDrop;
@@ -120,6 +126,12 @@ fn act(global: &Global, verb: Verb) -> Result<ExitCode, Error> {
         Verb::Features(args) => features::run(global, *args),
         Verb::Info(args) => info::run(global, *args),
         Verb::Network(args) => network::run(global, args.verb),
+        Verb::Cp(args) => cp::run(global, &args),
+        Verb::Volume(args) => volume::run(global, args.verb),
+        Verb::Snapshot(args) => snapshot::run(global, args.verb),
+        Verb::Copy(args) => snapshot::copy(global, &args),
+        Verb::Df(args) => df::run(global, &args),
+        Verb::Dedup(args) => dedup::run(global, &args),
         Verb::Image(args) => image::run(global, args.verb),
     }
 }

@@ -23,6 +23,7 @@ pub(crate) fn run(global: &Global, args: RunArgs) -> Result<ExitCode, Error> {
             request: of_bundle(global, &args.target, bundle, &args.handles, Start::Now)?,
             keep: args.keep,
             lock: None,
+            volumes: None,
             warnings: Vec::new(),
         },
         None => crate::native::request(global, &args)?,
@@ -56,7 +57,7 @@ pub(crate) fn live(
     asked: Native,
     make: impl FnOnce(&Store, Request) -> vctx_runtime::Result<Created>,
 ) -> Result<ExitCode, Error> {
-    let Native { mut request, keep, lock, warnings } = asked;
+    let Native { mut request, keep, lock, volumes, warnings } = asked;
     Log::new(global).warnings(&warnings);
     let store = store(global);
     let mut own_terminal = None;
@@ -84,7 +85,7 @@ pub(crate) fn live(
     let created = make(&store, request)?;
     Log::new(global).warnings(&created.warnings);
     // Other commands must be able to reach the context while it runs, and to change the store of images.
-    drop((created.lock, lock));
+    drop((created.lock, lock, volumes));
     let result = handles::send_pidfd(foreground.pidfd_socket, &created.child)
         .and_then(|()| Supervisor::new(signals, created.child, own_terminal).run());
     if result.is_err() {

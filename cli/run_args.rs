@@ -225,6 +225,12 @@ pub(crate) struct Limits {
     /// Resource limit of each process, such as nofile=1024:4096; repeatable.
     #[arg(long, visible_alias = "ulimit", value_name = "NAME=SOFT[:HARD]")]
     pub(crate) rlimit: Vec<Rlimit>,
+    /// What the changes may take on disk, in bytes (suffixes k, m, g, t); the store must be on btrfs, or on ext4 or xfs with prjquota.
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) disk_size: Option<Size>,
+    /// Files, folders and links among the changes, at most.
+    #[arg(long, value_name = "N")]
+    pub(crate) disk_inodes: Option<u64>,
     /// How willingly the kernel kills the guest when memory runs out, -1000 to 1000.
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(i32).range(-1000..=1000))]
     pub(crate) oom_score_adj: Option<i32>,
@@ -244,8 +250,8 @@ pub(crate) struct Mounts {
     /// Mount, such as type=bind,source=/data,target=/srv,ro or type=tmpfs,target=/tmp; repeatable.
     #[arg(long, value_name = "FIELD=VALUE,...", value_parser = grants::mount)]
     pub(crate) mount: Vec<MountSpec>,
-    /// Bind a path of the host; repeatable.
-    #[arg(short, long, value_name = "SOURCE:TARGET[:OPTIONS]", value_parser = grants::volume)]
+    /// Show a volume, or a path of the host (`/PATH` or `./PATH`); without SOURCE a volume that goes with the context; repeatable.
+    #[arg(short, long, value_name = "[SOURCE:]TARGET[:OPTIONS]", value_parser = grants::volume)]
     pub(crate) volume: Vec<MountSpec>,
     /// Mount fresh memory; repeatable.
     #[arg(long, value_name = "TARGET[:OPTIONS]", value_parser = grants::tmpfs)]

@@ -5,11 +5,13 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxPids, LinuxResources};
+use vctx_storage::quota::{self, Limits};
 
 use crate::args::{Global, UpdateArgs};
 use crate::create::store;
 use crate::error::Error;
 use crate::exit::ExitCode;
+use crate::values::Size;
 
 /// Runs the verb.
 pub(crate) fn run(global: &Global, args: UpdateArgs) -> Result<ExitCode, Error> {
@@ -17,8 +19,26 @@ pub(crate) fn run(global: &Global, args: UpdateArgs) -> Result<ExitCode, Error> 
         Some(path) => read(path)?,
         None => from_options(&args)?,
     };
+    let limits = disk_limits(args.disk_size, args.disk_inodes);
+    if limits != Limits::default() {
+        let context = store(global).open(&args.id)?;
+        let folder = context.state.own.first().ok_or_else(|| Error::NoChanges(args.id.clone()))?;
+        quota::change(folder, limits)?;
+        if resources == LinuxResources::default() && args.net_rate.is_none() {
+            return Ok(ExitCode::SUCCESS);
+        }
+    }
     vctx_runtime::update::update(&store(global), &args.id, &resources, args.net_rate)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// As the quota has them.
+pub(crate) fn disk_limits(size: Option<Size>, inodes: Option<u64>) -> Limits {
+    let bytes = |size| match size {
+        Size::Bytes(bytes) => bytes,
+        Size::Max => 0,
+    };
+    Limits { bytes: size.map(bytes), inodes }
 }
 
 fn read(path: &Path) -> Result<LinuxResources, Error> {

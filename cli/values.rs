@@ -46,8 +46,10 @@ pub(crate) enum ValueError {
     IdMap,
     #[error("expected PATH or PATH:ro")]
     Share,
-    #[error("expected SOURCE:TARGET[:OPTION,...], TARGET absolute")]
+    #[error("expected [SOURCE:]TARGET[:OPTION,...], TARGET absolute")]
     Volume,
+    #[error("no path (/PATH, ./PATH), so a volume's name: letters, digits and _ . -, the first no sign")]
+    VolumeName,
     #[error("expected TARGET[:OPTION,...], absolute")]
     Tmpfs,
     #[error("expected type=bind|tmpfs,source=PATH,target=PATH[,OPTION...]; {0}")]
@@ -60,9 +62,7 @@ pub(crate) enum ValueError {
     SecurityOpt,
     #[error("expected PATH[:r|rx|rw|rwx], PATH absolute and of the context")]
     Landlock,
-    #[error(
-        "expected DEVICE:rbps=N,wbps=N,riops=N,wiops=N with at least one limit, DEVICE a path or MAJOR:MINOR"
-    )]
+    #[error("expected DEVICE:rbps=N,wbps=N,riops=N,wiops=N, one or more, DEVICE a path or MAJOR:MINOR")]
     IoMax,
     #[error("expected ADDRESS:PORT")]
     Server,

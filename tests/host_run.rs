@@ -6,7 +6,7 @@ use nix::unistd::Uid;
 use std::fs;
 use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -111,6 +111,20 @@ impl User {
     #[track_caller]
     pub fn call(&self, args: &[&str]) -> Output {
         command::run(&mut self.command(args))
+    }
+
+    /// The same with another state root.
+    #[track_caller]
+    pub fn call_in(&self, root: &Path, args: &[&str]) -> Output {
+        command::run(&mut self.command_in(root, args))
+    }
+
+    pub fn command_in(&self, root: &Path, args: &[&str]) -> Command {
+        let command = self.command(args);
+        let mut other = Command::new(command.get_program());
+        other.arg("--root").arg(root).args(args).current_dir(self.folder.join("work"));
+        other.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        other
     }
 
     /// `vctx run --rm OPTIONS host -- ARGS`.

@@ -45,6 +45,7 @@ mod process;
 mod refusals;
 mod rootless;
 mod seccomp;
+mod storage;
 mod systemd;
 mod threat_model;
 
@@ -98,6 +99,7 @@ fn main() {
     suites.add("rootless", &[Root], rootless::cases());
     suites.add("host_run", &[Vctx], host_run::cases());
     suites.add("images", &[Vctx], images::cases());
+    suites.add("storage", &[Vctx], storage::cases());
     suites.add("podman", &[Root, Program("podman"), Program("conmon")], engine_podman::cases());
     suites.add("podman_rootless", &[Root, Program("podman"), Program("conmon")], podman_rootless::cases());
     suites.add("engine_checkpoint", &[Root, Criu], engine_checkpoint::cases());

@@ -13,6 +13,7 @@ mod network;
 mod outer;
 mod security;
 mod target;
+mod volumes;
 
 #[cfg(test)]
 mod tests;
@@ -32,17 +33,19 @@ use vctx_runtime::create::{Console, Request, Start};
 use vctx_runtime::network::outer as made;
 use vctx_runtime::state;
 use vctx_storage::image::Lock;
+use vctx_storage::quota::{self, Limits};
 
 use crate::args::{Global, SPEC_VERSION};
 use crate::error::Error;
 use crate::grants::Clock;
 use crate::handles;
 use crate::run_args::RunArgs;
-use crate::values::Signal;
+use crate::values::{Signal, Size};
 pub(crate) use ids::usual as own_ids;
 
 use ids::Ids;
 use target::{Root, Target};
+use volumes::Volumes;
 
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -93,6 +96,20 @@ pub(crate) enum NativeError {
         "{} holds the changes of a context that is no longer known; choose another --name, or remove that folder", .0.display()
     )]
     Orphan(PathBuf),
+    #[error(
+        "the image declares the volume {0:?}, which is no absolute path that stays in it; use an image without"
+    )]
+    ImageVolume(String),
+    #[error("the image declares a volume at {}, and has a link there; mount something at that place with --volume or --tmpfs", .0.display())]
+    LinkedVolume(PathBuf),
+    #[error(
+        "{0:?} is no option of a volume; there are ro, rw, nocopy, nosuid, nodev, noexec, noatime, relatime and those of propagation"
+    )]
+    VolumeOption(String),
+    #[error("cannot copy what the image has at {} into its volume", path.display())]
+    FillVolume { path: PathBuf, source: std::io::Error },
+    #[error("--disk-size: a context needs some room for its changes; max is no limit")]
+    NoDisk,
     #[error("--swap needs --memory: it is counted beside it")]
     SwapAlone,
     #[error("--net {0} is for ordinary users; as root, use --net bridge")]
@@ -118,6 +135,8 @@ pub(crate) struct Native {
     pub(crate) keep: bool,
     /// Keeps the layers of an image until the context has been created.
     pub(crate) lock: Option<Lock>,
+    /// The same for its volumes.
+    pub(crate) volumes: Option<vctx_storage::volume::Lock>,
     /// What the context will do without.
     pub(crate) warnings: Vec<vctx_runtime::Error>,
 }
@@ -130,8 +149,12 @@ pub(crate) fn request(global: &Global, args: &RunArgs) -> Result<Native, Error> 
     let (target, lock) = Target::of(global, &args.target)?;
     let ids = Ids::of(args, &target)?;
     let keep = args.keep || !(args.process.rm || args.mounts.ephemeral);
-    let root = Root::of(global, args, &name, &target, &ids)?;
+    let mut root = Root::of(global, args, &name, &target, &ids)?;
     is_free(&store, &name, &root.folder)?;
+    let limits = disk_limits(args, &root)?;
+    let mut volumes = Volumes::of(global, args, &target, &root.folder)?;
+    root.folders.extend(volumes.folders.iter().map(|folder| (folder.path.clone(), folder.mode)));
+    root.volumes = std::mem::take(&mut volumes.mounts);
     let network = network::wanted(global, args, &name)?;
     let joined = network::joined(global, args, &ids)?;
     let outer = outer::wanted(global, args, &name, &ids)?;
@@ -144,6 +167,7 @@ pub(crate) fn request(global: &Global, args: &RunArgs) -> Result<Native, Error> 
     let request = Request {
         id: name,
         config: Config::from_spec(spec)?,
+        prepare: volumes.prepare(volumes::store(global), &root, &target, &ids, limits),
         bundle: root.folder.clone(),
         root: Some(root.file_system),
         console: args.handles.console_socket.clone().map(Console::Listener),
@@ -161,7 +185,23 @@ pub(crate) fn request(global: &Global, args: &RunArgs) -> Result<Native, Error> 
         outer,
         shared: network::shared(args)?,
     };
-    Ok(Native { request, keep, lock, warnings: network::warnings(args) })
+    Ok(Native { request, keep, lock, volumes: volumes.lock, warnings: network::warnings(args) })
+}
+
+/// The limits on disk, if the store can hold the context to them.
+fn disk_limits(args: &RunArgs, root: &Root) -> Result<Limits, Error> {
+    let limits = crate::update::disk_limits(args.limits.disk_size, args.limits.disk_inodes);
+    if limits == Limits::default() {
+        return Ok(limits);
+    }
+    if !is_root() {
+        return Err(NativeError::NeedsRoot("--disk-size and --disk-inodes").into());
+    }
+    if limits.bytes == Some(0) && args.limits.disk_size == Some(Size::Bytes(0)) {
+        return Err(NativeError::NoDisk.into());
+    }
+    quota::check(&root.folder, limits)?;
+    Ok(limits)
 }
 
 /// Nobody has the name, and no changes lie where the new ones will: those of a context whose state is gone, as after the

@@ -51,7 +51,7 @@ impl Mounts {
         files: &[(&'static str, PathBuf)],
     ) -> Result<Mounts, Error> {
         let mut mounts = Mounts { cwd: "/".into(), ..Mounts::default() };
-        let asked = mounts.asked(args, ids)?;
+        let asked = mounts.asked(args, ids, root)?;
         mounts.parts(args, root);
         if target.is_host() {
             mounts.hide(args, ids, root, &asked);
@@ -146,7 +146,7 @@ impl Mounts {
     }
 
     /// Shares, volumes and memory that were asked for, parents first; a later one of the same place covers an earlier.
-    fn asked(&mut self, args: &RunArgs, ids: &Ids) -> Result<Vec<(PathBuf, Value)>, Error> {
+    fn asked(&mut self, args: &RunArgs, ids: &Ids, root: &Root) -> Result<Vec<(PathBuf, Value)>, Error> {
         let mut list = Vec::new();
         let here = std::env::current_dir().ok();
         for share in &args.mounts.share {
@@ -163,8 +163,11 @@ impl Mounts {
         }
         let all = &args.mounts;
         for one in all.mount.iter().chain(&all.volume).chain(&all.tmpfs) {
-            list.push((one.target.clone(), asked_mount(one)?));
+            if let Some(mount) = asked_mount(one)? {
+                list.push((one.target.clone(), mount));
+            }
         }
+        list.extend_from_slice(&root.volumes);
         if ids.mappings.is_some() {
             // Without root a node cannot be made, but the host's can be shown.
             for device in &all.device {
@@ -178,7 +181,7 @@ impl Mounts {
     }
 }
 
-fn asked_mount(asked: &MountSpec) -> Result<Value, Error> {
+fn asked_mount(asked: &MountSpec) -> Result<Option<Value>, Error> {
     let mut options = asked.options.clone();
     let has = |options: &[String], names: &[&str]| options.iter().any(|one| names.contains(&one.as_str()));
     match &asked.kind {
@@ -190,15 +193,17 @@ fn asked_mount(asked: &MountSpec) -> Result<Value, Error> {
             if has(&options, &["ro"]) {
                 options.push("rro".into());
             }
-            Ok(mount(&asked.target, "bind", &real, &options))
+            Ok(Some(mount(&asked.target, "bind", &real, &options)))
         }
+        // Where it lies has been found out before.
+        MountKind::Volume { .. } => Ok(None),
         MountKind::Tmpfs => {
             for (option, opposite) in [("nosuid", "suid"), ("nodev", "dev")] {
                 if !has(&options, &[opposite]) {
                     options.insert(0, option.into());
                 }
             }
-            Ok(mount(&asked.target, "tmpfs", "tmpfs", &options))
+            Ok(Some(mount(&asked.target, "tmpfs", "tmpfs", &options)))
         }
     }
 }

@@ -57,6 +57,8 @@ pub(super) struct Root {
     pub(super) folder: PathBuf,
     /// Folders to be made.
     pub(super) folders: Vec<(PathBuf, u32)>,
+    /// Its volumes: where, and the mount.
+    pub(super) volumes: Vec<(PathBuf, serde_json::Value)>,
     /// What the guest must not see of the host.
     pub(super) hidden: Vec<PathBuf>,
 }
@@ -190,7 +192,15 @@ impl Root {
         };
         folders.extend(host::folders(&parts));
         let folders = folders.into_iter().map(|NewFolder { path, mode }| (path, mode)).collect();
-        Ok(Root { file_system, at: layers.root(), parts, folder: layers.folder, folders, hidden })
+        Ok(Root {
+            file_system,
+            at: layers.root(),
+            parts,
+            folder: layers.folder,
+            folders,
+            volumes: Vec::new(),
+            hidden,
+        })
     }
 }
 

@@ -26,6 +26,7 @@ use crate::hooks::{self, Point};
 use crate::host::{Host, capability_warnings, grantable};
 use crate::network::outer;
 use crate::plan::{Facts, RootFs};
+use crate::prepare::Prepare;
 use crate::state::{Context, FORMAT, Lock, State, Status, Store, check_id};
 use crate::undo::{Step, Undo};
 use crate::{Error, Result, content, idmapped, network};
@@ -59,6 +60,8 @@ pub struct Request {
     pub own: Vec<PathBuf>,
     /// Folders that are made for it, below those, with their permission bits.
     pub folders: Vec<(PathBuf, u32)>,
+    /// What the caller does when those folders are there and nothing runs yet.
+    pub prepare: Option<Prepare>,
     /// Files that lie in the folder of its state: name and content. All may read them where they are mounted.
     pub files: Vec<(String, String)>,
     /// The network namespace that it joins, in place of the one behind the path of the configuration.
@@ -141,12 +144,14 @@ pub fn create(store: &Store, mut request: Request) -> Result<Created> {
     protect(&host)?;
     let filter = filter(store, &request.config.spec)?;
     let console = request.console.take().map(Console::connect).transpose()?;
-    let spec = &request.config.spec;
 
     let (folder, lock) = store.reserve(&request.id)?;
     // Declared after the lock, and so dropped before it: what is undone is undone while the id is still ours.
     let mut undo = Undo::default();
     let mut context = record(folder, &request, &root, &host, &mut undo)?;
+    let prepare = request.prepare.take();
+    let spec = &request.config.spec;
+    prepare.map_or(Ok(()), Prepare::run)?;
     let wanted = request.network.as_ref();
     let base = wanted.map(|wanted| network::lease(store, wanted, &mut context, &mut undo)).transpose()?;
     let mut entry = first_groups(&mut context, spec, &mut undo)?;
@@ -357,6 +362,7 @@ pub(crate) fn record(
         has_start_hooks: hooks::has(spec, Point::StartContainer) || hooks::has(spec, Point::Poststart),
         has_poststop: hooks::has(spec, Point::Poststop),
         own: request.own.clone(),
+        mounted: request.root.clone(),
         no_keyring: request.no_keyring,
         no_process: spec.process().is_none(),
         network: request.network.as_ref().map(network::Wanted::announced),

@@ -101,7 +101,7 @@ pub(crate) fn remove_own(
     folder: &std::path::Path,
     mappings: impl FnOnce() -> Result<vctx_context::idmap::Mappings>,
 ) -> Result<()> {
-    match remove_folder(folder) {
+    match remove_with(vctx_remove::limited, folder) {
         Err(Error::State { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => {
             let content = || vctx_remove::content(folder);
             vctx_context::apart::as_root_of(&mappings()?, content).map_err(Error::state("remove", folder))?;
@@ -112,7 +112,11 @@ pub(crate) fn remove_own(
 }
 
 fn remove_folder(folder: &std::path::Path) -> Result<()> {
-    match vctx_remove::tree(folder) {
+    remove_with(vctx_remove::tree, folder)
+}
+
+fn remove_with(remove: fn(&std::path::Path) -> io::Result<()>, folder: &std::path::Path) -> Result<()> {
+    match remove(folder) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::state("remove", folder)(error)),
         _ => Ok(()),
     }

@@ -220,6 +220,21 @@ pub enum Error {
     /// The terminal.
     #[error(transparent)]
     Terminal(#[from] terminal::Error),
+    /// A killed command has left it.
+    #[error("context {id:?} was never finished; `delete --force` removes it")]
+    Unfinished {
+        /// Id.
+        id: String,
+    },
+    /// It was made from a bundle.
+    #[error("context {id:?} was made from a bundle: its root is the bundle's, and no copy of ours")]
+    NoChanges {
+        /// Id.
+        id: String,
+    },
+    /// What the caller does before the first process exists, or while a context rests.
+    #[error(transparent)]
+    Prepare(Box<dyn std::error::Error + Send + Sync>),
     /// Our own executable.
     #[error(transparent)]
     Protect(#[from] exe::Error),

@@ -5,6 +5,7 @@
 
 pub mod checkpoint;
 pub mod config;
+pub mod copy;
 pub mod create;
 pub mod delete;
 pub mod error;
@@ -16,10 +17,12 @@ pub mod landlock;
 pub mod network;
 pub mod pause;
 pub mod plan;
+pub mod prepare;
 pub mod start;
 pub mod state;
 pub mod update;
 pub mod validate;
+pub mod view;
 
 #[cfg(fuzzing)]
 pub mod fuzzing;

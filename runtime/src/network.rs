@@ -193,6 +193,11 @@ pub(crate) fn move_devices(spec: &Spec, host: &Host, pid: i32, undo: &mut Undo) 
     Ok(())
 }
 
+/// The file of names that a network keeps for one context alone, and removes when that leaves.
+pub(crate) fn own_hosts(state_root: &Path, id: &str, attached: &Attached) -> std::path::PathBuf {
+    vctx_netns::lease::Pool::new(&Networks::memory(state_root), &attached.network).own_hosts(id)
+}
+
 /// Gives back what a context has of its network. The device goes with the namespace.
 pub(crate) fn leave(state_root: &Path, id: &str, attached: &Attached) -> Result<()> {
     let memory = Networks::memory(state_root);

@@ -21,6 +21,7 @@ use vctx_context::procfs;
 
 use crate::network::Attached;
 use crate::network::outer::Maker;
+use crate::plan::RootFs;
 use crate::{Error, Result, ancestors};
 
 /// Version of what `state.json` holds.
@@ -99,6 +100,9 @@ pub struct State {
     pub has_poststop: bool,
     /// Folders that are the context's own and go with it: the writable layer of `run host`.
     pub own: Vec<PathBuf>,
+    /// The root file system that was made for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mounted: Option<RootFs>,
     /// Its processes keep the session keyring of whoever makes them.
     #[serde(default)]
     pub no_keyring: bool,

@@ -4,14 +4,23 @@
 //! has mounted; [`host`] and [`overlay`] say of which overlays a root consists. Nothing is mounted or made here: the
 //! results are descriptions, which the runtime makes in the context's own mount namespace.
 
+pub mod dedup;
 pub mod host;
 pub mod image;
+pub mod inside;
 pub mod mounts;
 pub mod overlay;
 pub mod place;
+pub mod quota;
+pub mod snapshot;
+pub mod transfer;
+pub mod usage;
+pub mod volume;
 
 pub use overlay::{Lowers, NewFolder, Overlay};
 pub use place::{Layers, Lifetime, Place};
+
+mod kernel;
 
 use std::io;
 use std::path::PathBuf;

@@ -6,6 +6,7 @@
 pub mod guest;
 
 mod checkpoints;
+mod copies;
 mod descriptors;
 mod devices;
 mod executable;
@@ -31,6 +32,7 @@ pub fn cases() -> Vec<Case> {
         kernel::cases(),
         groups::cases(),
         files::cases(),
+        copies::cases(),
         checkpoints::cases(),
     ]
     .into_iter()

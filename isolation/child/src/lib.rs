@@ -12,6 +12,7 @@ pub mod handshake;
 pub mod home;
 pub mod plan;
 pub mod resolve;
+pub mod root;
 pub mod sys;
 
 mod devices;
@@ -20,7 +21,6 @@ mod interpreter;
 mod landlock;
 mod mounts;
 mod process;
-mod root;
 mod terminal;
 
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};

@@ -60,21 +60,35 @@ pub(crate) fn tree(source: &Source<'_>, flags: u64) -> core::result::Result<Owne
             tree(&Source::FileSystem { kind: c"tmpfs", source: c"cgroup", options: &options }, flags)
         }
         Source::FileSystem { kind, source, options } => {
-            let context = fsopen(*kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
-            if !source.is_empty() {
-                fsconfig_set_string(&context, c"source", *source)?;
-            }
-            for (key, value) in *options {
-                match value {
-                    Some(value) => fsconfig_set_string(&context, *key, *value)?,
-                    None => fsconfig_set_flag(&context, *key)?,
-                }
-            }
-            fsconfig_create(&context)?;
             let flags = MountAttrFlags::from_bits_retain(flags as u32);
-            fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, flags)
+            file_system(kind, source, options.iter().copied(), flags)
         }
     }
+}
+
+/// A new file system, attached nowhere yet. Relative paths in its options begin at the working folder.
+///
+/// # Errors
+///
+/// As fsopen(2), fsconfig(2) and fsmount(2).
+pub fn file_system<'a>(
+    kind: &CStr,
+    source: &CStr,
+    options: impl Iterator<Item = (&'a CStr, Option<&'a CStr>)>,
+    flags: MountAttrFlags,
+) -> core::result::Result<OwnedFd, Errno> {
+    let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    if !source.is_empty() {
+        fsconfig_set_string(&context, c"source", source)?;
+    }
+    for (key, value) in options {
+        match value {
+            Some(value) => fsconfig_set_string(&context, key, value)?,
+            None => fsconfig_set_flag(&context, key)?,
+        }
+    }
+    fsconfig_create(&context)?;
+    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, flags)
 }
 
 /// A detached copy of the mount at `path` below `dir`, or of `dir` itself where `path` is empty.

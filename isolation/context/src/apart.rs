@@ -5,6 +5,7 @@ use std::io;
 
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::{read, retry_on_intr, write};
+use rustix::mount::{MountPropagationFlags, mount_change};
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::idmap::Mappings;
@@ -61,6 +62,57 @@ pub fn code_as_root_of(mappings: &Mappings, work: impl FnOnce() -> u8) -> io::Re
     let code = wait(pid)?;
     result?;
     if is_in { Ok(code) } else { Err(io::Error::from_raw_os_error(code.into())) }
+}
+
+/// A process that waits for the end of this one, or of the guard.
+#[derive(Debug)]
+pub struct Guard {
+    /// Nothing is ever written: the end of it is the sign.
+    sign: Option<OwnedFd>,
+    pid: i32,
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        drop(self.sign.take());
+        // It is ours, and what it does has an end.
+        let _ = wait(self.pid);
+    }
+}
+
+/// Does the work when the guard is dropped, or this process has ended, however it ends. The process must have one thread.
+///
+/// # Errors
+///
+/// There is no process for it.
+#[allow(unsafe_code, reason = "fork(2)")]
+pub fn afterwards(work: impl FnOnce()) -> io::Result<Guard> {
+    let (end, sign) = pipe_with(PipeFlags::CLOEXEC)?;
+    // SAFETY: this process has one thread, so the child may use everything; it ends in `_exit` and never returns.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => {
+            drop(sign);
+            // A signal of the terminal is for the command, and not for what puts things right after it.
+            let _ = rustix::process::setsid();
+            let _ = retry_on_intr(|| read(&end, &mut [0u8; 1][..]));
+            work();
+            // SAFETY: ends the child without running the parent's exit handlers.
+            unsafe { libc::_exit(0) }
+        }
+        pid => Ok(Guard { sign: Some(sign), pid }),
+    }
+}
+
+/// Gives this process mounts of its own: what it mounts is seen by nobody else and ends with it.
+///
+/// # Errors
+///
+/// As unshare(2) and mount(2); the process must have one thread.
+pub fn own_mounts() -> io::Result<()> {
+    vctx_child::sys::unshare(libc::CLONE_NEWNS as u32)?;
+    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    Ok(mount_change("/", private)?)
 }
 
 /// Makes the namespace, waits for its ids, and becomes its root.

@@ -13,7 +13,7 @@ use crate::state::{Context, Store};
 use crate::{Error, Result};
 
 /// The files by which a context finds others; who joins its network sees the same.
-const FILES: [&str; 2] = ["/etc/hosts", "/etc/resolv.conf"];
+pub(crate) const FILES: [&str; 2] = ["/etc/hosts", "/etc/resolv.conf"];
 
 /// Opens the network namespace behind a path.
 ///

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use bumpalo::Bump;
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use serde::{Deserialize, Serialize};
 use vctx_context::child::plan::{Filter, Mount, Plan, Root, Scene, Setting, Source};
 use vctx_context::namespace::Kind;
 use vctx_netns::device::Device as NetDevice;
@@ -70,7 +71,7 @@ pub struct Facts<'a> {
 }
 
 /// The root file system of a context.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RootFs {
     /// A folder, bound.
     Folder(PathBuf),

@@ -4,6 +4,8 @@
 //! a guest no time, and it ends for want of descriptors or of stack. Here one folder is open at a time, and the way up is
 //! `..`. What is removed must be nobody else's to change; where it is, the look at each folder on the way up ends it.
 
+pub mod btrfs;
+
 use std::ffi::CString;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -22,6 +24,16 @@ const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOF
 pub fn tree(path: &Path) -> io::Result<()> {
     content(path)?;
     Ok(unlinkat(CWD, path, AtFlags::REMOVEDIR)?)
+}
+
+/// Removes the folder of a context, and what its file system keeps of a limit on it.
+///
+/// # Errors
+///
+/// As [`tree`].
+pub fn limited(path: &Path) -> io::Result<()> {
+    btrfs::ungroup(path)?;
+    tree(path)
 }
 
 /// Removes all that is in a folder, and follows no link.

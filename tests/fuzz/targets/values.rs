@@ -125,8 +125,13 @@ fn mounts(text: &str) {
 }
 
 fn volume(mount: &MountSpec) -> String {
-    let MountKind::Bind { source } = &mount.kind else { panic!("a volume is a bind") };
-    let mut text = format!("{}:{}", source.display(), mount.target.display());
+    let target = mount.target.display();
+    let mut text = match &mount.kind {
+        MountKind::Bind { source } => format!("{}:{target}", source.display()),
+        MountKind::Volume { name: Some(name) } => format!("{name}:{target}"),
+        MountKind::Volume { name: None } => target.to_string(),
+        MountKind::Tmpfs => panic!("a volume is no memory"),
+    };
     if !mount.options.is_empty() {
         text.push_str(&format!(":{}", mount.options.join(",")));
     }

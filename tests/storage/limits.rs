@@ -1,0 +1,200 @@
+//! `--disk-size` and `--disk-inodes`: what a context changes stays below them, and they change while it runs.
+
+use super::disk::{Disk, QUOTAS};
+use super::{idle_in, image};
+use crate::harness::{Case, Need, case, command, rounds};
+use crate::host_run::User;
+use serde_json::Value;
+use std::process::Stdio;
+use std::time::Instant;
+
+pub fn cases() -> Vec<Case> {
+    let tools =
+        |case: Case| case.needs(Need::Root).needs(Need::Path("/dev/loop-control")).needs(Need::Linux(5, 14));
+    // A kernel without quotas of xfs is mostly one without those of ext4 as well.
+    let projects = |case: Case| tools(case).needs(Need::Path(QUOTAS));
+    vec![
+        projects(case!(what_a_context_writes_stays_below_its_limit_on_ext4))
+            .needs(Need::Program("mkfs.ext4")),
+        projects(case!(what_a_context_writes_stays_below_its_limit_on_xfs)).needs(Need::Program("mkfs.xfs")),
+        projects(case!(a_limit_is_changed_while_the_context_runs)).needs(Need::Program("mkfs.ext4")),
+        projects(case!(the_guests_root_cannot_leave_its_limit)).needs(Need::Program("mkfs.ext4")),
+        tools(case!(what_a_context_writes_stays_below_its_limit_on_btrfs)).needs(Need::Program("mkfs.btrfs")),
+        tools(case!(the_group_of_a_limit_goes_with_its_context)).needs(Need::Program("mkfs.btrfs")),
+        tools(case!(kills_leave_no_group_of_a_limit)).needs(Need::Program("mkfs.btrfs")),
+        case!(a_store_that_cannot_limit_is_told).needs(Need::Root),
+        case!(an_ordinary_user_is_told_that_limits_need_root),
+    ]
+}
+
+const FILL: &str = "head -c 20000000 /dev/zero > /large; echo $?; stat -c %s /large";
+
+fn stays_below(user: &User, disk: &Disk) {
+    let name = idle_in(user, &disk.path, &["--disk-size", "8m", "--disk-inodes", "200", "-v", "/own"]);
+    let root = disk.path.join("store");
+    let sh = |script: &str| user.call_in(&root, &["exec", &name, "sh", "-c", script]).ok().stdout;
+    let printed = sh(FILL);
+    let size: u64 = printed.lines().last().unwrap().parse().unwrap();
+    assert!(printed.starts_with('1') && size <= 8 << 20 && size > 4 << 20, "{printed}");
+    // Its own volumes count as well, and room that is given back is there again.
+    assert!(
+        sh("rm /large; head -c 20000000 /dev/zero > /own/large; echo $?; rm /own/large").starts_with('1')
+    );
+    assert_eq!(sh("head -c 4000000 /dev/zero > /again; echo $?; rm /again"), "0\n");
+    let many =
+        "mkdir /d; n=0; while touch /d/$n 2>/dev/null; do n=$((n+1)); test $n = 400 && break; done; echo $n";
+    let made: u32 = sh(many).trim().parse().unwrap();
+    assert!((150..200).contains(&made), "{made} files");
+    // Another context of the same store has room.
+    let other = user.call_in(&root, &["run", "--rm", &user.path("image"), "--", "sh", "-c", FILL]).ok();
+    assert!(other.stdout.starts_with('0'), "{}", other.stdout);
+    let df: Value = serde_json::from_str(&user.call_in(&root, &["df", "--json"]).ok().stdout).unwrap();
+    assert_eq!(df["contexts"]["each"][0]["limit"], 8 << 20, "{df}");
+    user.call_in(&root, &["delete", "--force", &name]).ok();
+}
+
+fn what_a_context_writes_stays_below_its_limit_on_ext4() {
+    let user = User::me();
+    stays_below(&user, &Disk::ext4(&user.folder, 64));
+}
+
+fn what_a_context_writes_stays_below_its_limit_on_xfs() {
+    let user = User::me();
+    stays_below(&user, &Disk::xfs(&user.folder, 320));
+}
+
+fn what_a_context_writes_stays_below_its_limit_on_btrfs() {
+    let user = User::me();
+    let disk = Disk::btrfs(&user.folder, 400);
+    let root = disk.path.join("store");
+    let image = image(&user);
+    let call = |args: &[&str]| user.call_in(&root, args);
+    call(&["run", "--rm", "--disk-inodes", "9", &image, "--", "true"])
+        .exits(125)
+        .refused_with(&["--disk-inodes"]);
+    let name = idle_in(&user, &disk.path, &["--disk-size", "8m", "-v", "/own"]);
+    let sh = |script: &str| call(&["exec", &name, "sh", "-c", script]).ok().stdout;
+    let printed = sh(FILL);
+    let size: u64 = printed.lines().last().unwrap().parse().unwrap();
+    assert!(printed.starts_with('1') && size <= 8 << 20 && size > 4 << 20, "{printed}");
+    // Its own volumes count as well, and room that is given back is there again.
+    assert!(sh("head -c 20000000 /dev/zero > /own/large; echo $?").starts_with('1'));
+    assert_eq!(
+        sh("rm /large /own/large; sync; head -c 3000000 /dev/zero > /again; echo $?; rm /again"),
+        "0\n"
+    );
+    let other = call(&["run", "--rm", &image, "--", "sh", "-c", FILL]).ok();
+    assert!(other.stdout.starts_with('0'), "{}", other.stdout);
+    call(&["update", "--disk-size", "32m", &name]).ok();
+    assert!(sh(FILL).starts_with('0'));
+    call(&["update", "--disk-inodes", "9", &name]).refused_with(&["--disk-inodes"]);
+    call(&["delete", "--force", &name]).ok();
+    let left = std::fs::read_dir(root.join(".store/contexts")).unwrap().count();
+    assert_eq!(left, 0);
+    assert_eq!(disk.groups(), 0);
+}
+
+/// Also of one that shares extents with its copy, and so that others go on to be counted.
+fn the_group_of_a_limit_goes_with_its_context() {
+    let user = User::me();
+    let disk = Disk::btrfs(&user.folder, 400);
+    let root = disk.path.join("store");
+    let call = |args: &[&str]| user.call_in(&root, args);
+    let name = idle_in(&user, &disk.path, &["--disk-size", "32m", "-v", "/own"]);
+    let image = user.path("image");
+    call(&["run", "-d", "--name", "other", "--disk-size", "8m", &image, "--", "sleep", "1000"]).ok();
+    call(&["exec", &name, "sh", "-c", "head -c 20000000 /dev/urandom > /large; sync"]).ok();
+    call(&["copy", &name, "new"]).ok();
+    assert_eq!(disk.groups(), 2);
+    call(&["delete", "--force", &name]).ok();
+    assert_eq!(disk.groups(), 1);
+    assert!(call(&["exec", "other", "sh", "-c", FILL]).ok().stdout.starts_with('1'));
+    for one in ["other", "new"] {
+        call(&["delete", "--force", one]).ok();
+    }
+    assert_eq!(disk.groups(), 0);
+}
+
+fn kills_leave_no_group_of_a_limit() {
+    let user = User::me();
+    let disk = Disk::btrfs(&user.folder, 400);
+    let image = image(&user);
+    let root = disk.path.join("store");
+    let run = ["run", "--name", "one", "--disk-size", "8m", "-v", "/own", &image, "--", "true"];
+    let delete = ["delete", "--force", "one"];
+    let begun = Instant::now();
+    user.call_in(&root, &run).ok();
+    let whole = begun.elapsed();
+    for round in 0..rounds(24) {
+        // First the one is killed and then the other, each at later and later moments.
+        let killed: &[&str] = if round % 2 == 0 { &run } else { &delete };
+        if round % 2 == 1 {
+            user.call_in(&root, &run);
+        }
+        let mut call =
+            user.command_in(&root, killed).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        command::wait_for_exit(call.id(), whole.mul_f64(f64::from(round) / 24.0));
+        let _ = call.kill();
+        call.wait().unwrap();
+        user.call_in(&root, &delete).ok();
+        assert_eq!(disk.groups(), 0, "round {round}");
+        assert_eq!(std::fs::read_dir(root.join(".store/contexts")).unwrap().count(), 0, "round {round}");
+    }
+}
+
+fn a_limit_is_changed_while_the_context_runs() {
+    let user = User::me();
+    let disk = Disk::ext4(&user.folder, 64);
+    let root = disk.path.join("store");
+    let name = idle_in(&user, &disk.path, &["--disk-size", "4m"]);
+    let fill = || user.call_in(&root, &["exec", &name, "sh", "-c", FILL]).ok().stdout;
+    assert!(fill().starts_with('1'));
+    user.call_in(&root, &["update", "--disk-size", "32m", &name]).ok();
+    assert!(fill().starts_with('0'));
+    // Not below what is used already.
+    user.call_in(&root, &["update", "--disk-size", "1m", &name]).refused_with(&["uses"]);
+    user.call_in(&root, &["exec", &name, "rm", "/large"]).ok();
+    user.call_in(&root, &["update", "--disk-size", "6m", "--disk-inodes", "500", &name]).ok();
+    assert!(fill().starts_with('1'));
+    user.call_in(&root, &["update", "--disk-size", "max", &name]).ok();
+    assert!(fill().starts_with('0'));
+    user.call_in(&root, &["delete", "--force", &name]).ok();
+    // One without a limit gets none later.
+    let name = idle_in(&user, &disk.path, &[]);
+    user.call_in(&root, &["update", "--disk-size", "1m", &name]).refused_with(&["without a limit"]);
+    user.call_in(&root, &["delete", "--force", &name]).ok();
+}
+
+/// Files of another project would count elsewhere; only who owns the file system may say so.
+fn the_guests_root_cannot_leave_its_limit() {
+    let user = User::me();
+    let disk = Disk::ext4(&user.folder, 64);
+    let root = disk.path.join("store");
+    let name = idle_in(&user, &disk.path, &["--disk-size", "4m"]);
+    let Some(tool) = crate::harness::which("chattr") else { return };
+    user.call_in(&root, &["cp", tool.to_str().unwrap(), &format!("{name}:/bin/chattr")]).ok();
+    let script = "mkdir /d; chattr -p 7 /d; chattr -p 0 /d; chattr -P /d; head -c 20000000 /dev/zero > /d/large; echo $?";
+    let printed = user.call_in(&root, &["exec", &name, "sh", "-c", script]);
+    assert!(printed.stdout.ends_with("1\n"), "{}{}", printed.stdout, printed.stderr);
+    user.call_in(&root, &["delete", "--force", &name]).ok();
+}
+
+fn a_store_that_cannot_limit_is_told() {
+    let user = User::me();
+    let image = image(&user);
+    user.call(&["run", "--rm", "--disk-size", "8m", &image, "--", "true"])
+        .exits(125)
+        .refused_with(&["prjquota", "quota"]);
+    user.call(&["run", "--rm", "--disk-size", "0", &image, "--", "true"])
+        .exits(125)
+        .refused_with(&["--disk-size"]);
+    user.call(&["run", "--rm", "--disk-size", "nonsense", &image, "--", "true"]).exits(125);
+    let found = std::fs::read_dir(user.store()).map_or(0, Iterator::count);
+    assert_eq!(found, 0, "something was made");
+}
+
+fn an_ordinary_user_is_told_that_limits_need_root() {
+    let user = User::ordinary();
+    let image = image(&user);
+    user.call(&["run", "--rm", "--disk-size", "8m", &image, "--", "true"]).exits(125).refused_with(&["root"]);
+}
