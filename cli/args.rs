@@ -17,7 +17,7 @@ use crate::grants;
 use crate::image_args::ImageArgs;
 use crate::network_args::NetworkArgs;
 use crate::run_args::RunArgs;
-use crate::storage_args::{CopyArgs, CpArgs, DedupArgs, DfArgs, SnapshotArgs, VolumeArgs};
+use crate::storage_args::{CollectArgs, CopyArgs, CpArgs, DedupArgs, DfArgs, SnapshotArgs, VolumeArgs};
 use crate::values::{self, NumericUser, Signal, Size};
 
 /// The version of the OCI runtime specification that vctx implements.
@@ -198,6 +198,8 @@ verbs! {
     Copy(CopyArgs) = "copy",
     /// Tell what images, contexts, snapshots and volumes take on disk.
     Df(DfArgs) = "df",
+    /// Remove what nobody needs: of killed commands, of images, and of volumes where asked.
+    Gc(CollectArgs) = "gc",
     /// Let equal files of contexts and images share their place on disk.
     Dedup(DedupArgs) = "dedup",
     /// Take images in and out, list and remove them.

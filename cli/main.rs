@@ -20,6 +20,7 @@ mod events;
 mod exec;
 mod exit;
 mod features;
+mod gc;
 mod grants;
 mod handles;
 mod heap;
@@ -131,6 +132,7 @@ fn act(global: &Global, verb: Verb) -> Result<ExitCode, Error> {
         Verb::Snapshot(args) => snapshot::run(global, args.verb),
         Verb::Copy(args) => snapshot::copy(global, &args),
         Verb::Df(args) => df::run(global, &args),
+        Verb::Gc(args) => gc::run(global, &args),
         Verb::Dedup(args) => dedup::run(global, &args),
         Verb::Image(args) => image::run(global, args.verb),
     }

@@ -191,6 +191,19 @@ pub(crate) struct DfArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct CollectArgs {
+    /// Volumes that no context uses go as well, with all they hold.
+    #[arg(long)]
+    pub(crate) volumes: bool,
+    /// Remove nothing, only say what would go.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct DedupArgs {
     /// Change nothing, only say what would be saved.
     #[arg(long)]

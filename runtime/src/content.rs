@@ -30,9 +30,13 @@ fn write_public(path: &Path, content: &str) -> io::Result<()> {
 
 /// Makes a folder with exactly these permission bits, whatever the umask. Those above it are only for their owner.
 fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
-    if let Some(parent) = path.parent().filter(|parent| !parent.exists()) {
-        DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
+    let make = || DirBuilder::new().mode(0o700).create(path);
+    match (make(), path.parent()) {
+        (Err(error), Some(parent)) if error.kind() == io::ErrorKind::NotFound => {
+            DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
+            make()?;
+        }
+        (made, _) => made?,
     }
-    DirBuilder::new().mode(0o700).create(path)?;
     if mode == 0o700 { Ok(()) } else { fs::set_permissions(path, Permissions::from_mode(mode)) }
 }

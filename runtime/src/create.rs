@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bumpalo::Bump;
@@ -332,8 +332,15 @@ pub(crate) fn record(
     undo: &mut Undo,
 ) -> Result<Context> {
     undo.push(Step::RemoveFolder(folder.clone()));
-    // Their usual places are not all below folders that are root's alone: /dev/shm, /var/tmp.
-    request.folders.iter().try_for_each(|(path, _)| crate::ancestors::check(path))?;
+    // Their usual places are not all below folders that are root's alone: /dev/shm, /var/tmp. What lies in one of them lies
+    // in a new folder of ours.
+    let mut tops: Vec<&Path> = Vec::new();
+    for (path, _) in &request.folders {
+        if !tops.iter().any(|top| path.starts_with(top)) {
+            crate::ancestors::check(path)?;
+            tops.push(path);
+        }
+    }
     for own in &request.own {
         undo.push(Step::RemoveOwn(own.clone(), host.mappings.clone().unwrap_or_default()));
     }

@@ -57,6 +57,45 @@ fn sweep(store: &Store, id: &str) -> Result<Vec<Error>> {
     remove_folder(&folder).map(|()| Vec::new())
 }
 
+/// The ids that a killed `create`, `run` or `copy` has left.
+///
+/// # Errors
+///
+/// The root of the states cannot be read.
+pub fn unfinished(store: &Store) -> Result<Vec<String>> {
+    let names = match std::fs::read_dir(store.root()) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        names => names.map_err(Error::state("read", store.root()))?,
+    };
+    let mut ids: Vec<String> = names
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter(|id| crate::state::check_id(id).is_ok())
+        .filter(|id| match store.open(id) {
+            Ok(context) => context.state.process.is_none() && !Lock::is_held(&context.folder),
+            Err(Error::Absent { .. }) => {
+                let folder = store.root().join(id);
+                folder.is_dir() && !Lock::is_held(&folder)
+            }
+            Err(_) => false,
+        })
+        .collect();
+    ids.sort();
+    Ok(ids)
+}
+
+/// Removes what a killed `create` has left under an id, unless somebody has taken it since.
+///
+/// # Errors
+///
+/// Something of it cannot be removed.
+pub fn sweep_unfinished(store: &Store, id: &str) -> Result<()> {
+    // Who takes the id clears it.
+    match store.reserve(id) {
+        Err(Error::Exists { .. }) => Ok(()),
+        reserved => reserved.and_then(|(folder, _lock)| remove_folder(&folder)),
+    }
+}
+
 /// Removes a context that has ended, and runs its poststop hooks. Gives those that failed.
 ///
 /// # Errors

@@ -227,6 +227,20 @@ pub fn tidy(context: &Path) -> Result<(), Error> {
     Ok(())
 }
 
+/// Does so for a context whose snapshots nobody works on, or waits for it.
+///
+/// # Errors
+///
+/// As [`tidy`].
+pub fn sweep(context: &Path) -> Result<(), Error> {
+    let all = context.join("snapshots");
+    if !all.exists() {
+        return Ok(());
+    }
+    let _lock = lock(&all)?;
+    tidy(context)
+}
+
 /// Makes the folder of a new context with the changes of another one, of which nothing changes meanwhile: its parts, its own
 /// volumes, and the names of the image and the volumes that it uses.
 ///

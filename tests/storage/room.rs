@@ -1,21 +1,108 @@
-//! `vctx df` and `vctx dedup`: what is taken, and what equal files take once.
+//! `vctx df`, `vctx gc` and `vctx dedup`: what is taken, what nobody needs, and what equal files take once.
 
 use super::disk::Disk;
 use super::{idle, idle_in, stop};
-use crate::harness::{Case, Need, case};
+use crate::harness::{Case, Need, case, command, rounds};
 use crate::host_run::User;
 use crate::images::made::{Layer, Layout};
-use serde_json::Value;
+use serde_json::{Value, json};
+use std::fs;
+use std::process::Stdio;
+use std::time::Instant;
 
 pub fn cases() -> Vec<Case> {
     let disk = |case: Case| case.needs(Need::Root).needs(Need::Path("/dev/loop-control"));
     vec![
         case!(df_counts_what_is_there_and_what_nobody_needs),
+        case!(gc_leaves_what_is_used_and_nothing_else),
+        case!(gc_takes_what_killed_commands_have_left).needs(Need::Root),
         disk(case!(equal_files_come_to_share_on_xfs)).needs(Need::Program("mkfs.xfs")),
         disk(case!(equal_files_come_to_share_on_btrfs)).needs(Need::Program("mkfs.btrfs")),
         disk(case!(a_store_that_cannot_share_is_told)).needs(Need::Program("mkfs.ext4")),
         disk(case!(files_that_change_meanwhile_stay_as_they_are)).needs(Need::Program("mkfs.xfs")),
     ]
+}
+
+fn gc(user: &User, options: &[&str]) -> Value {
+    let told = user.call(&[&["gc", "--json"], options].concat()).ok();
+    serde_json::from_str(&told.stdout).unwrap()
+}
+
+fn gc_leaves_what_is_used_and_nothing_else() {
+    for user in [User::me(), User::ordinary()] {
+        assert_eq!(gc(&user, &[])["contexts"], json!([]));
+        let layer = Layer::new().busybox(&["sh", "sleep", "cat"]).file("of", "the image\n");
+        let layout = Layout::new(user.folder.join("layout"), vec![layer]);
+        user.call(&["image", "import", layout.done().to_str().unwrap(), "test:1"]).ok();
+        let name = user.marker.clone();
+        user.call(&["run", "-d", "--name", &name, "-v", "used:/v", "test:1", "sleep", "1000"]).ok();
+        user.call(&["volume", "create", "idle"]).ok();
+        user.call(&["image", "rm", "test:1"]).ok();
+        let would = gc(&user, &["--dry-run", "--volumes"]);
+        assert_eq!((&would["volumes"], &would["images"]["layers"]), (&json!(["idle"]), &json!(0)));
+        assert_eq!(gc(&user, &[])["volumes"], json!([]));
+        assert_eq!(gc(&user, &["--volumes"])["volumes"], json!(["idle"]));
+        assert_eq!(user.call(&["exec", &name, "cat", "/of"]).ok().stdout, "the image\n");
+        assert_eq!(user.call(&["volume", "ls", "-q"]).ok().line(), "used");
+        user.call(&["delete", "--force", &name]).ok();
+        let gone = gc(&user, &["--volumes"]);
+        assert_eq!((&gone["volumes"], &gone["images"]["layers"]), (&json!(["used"]), &json!(1)));
+        assert!(user.call(&["gc"]).ok().stdout.starts_with("0 unfinished contexts, 0 volumes, 0 blobs"));
+    }
+}
+
+fn gc_takes_what_killed_commands_have_left() {
+    let user = User::me();
+    let kept = idle(&user, &[]);
+    let image = user.path("image");
+    let script = "n=0; while test $n -lt 200; do echo $n > /$n; n=$((n+1)); done";
+    user.call(&["exec", &kept, "sh", "-c", script]).ok();
+    let begun = Instant::now();
+    user.call(&["copy", &kept, "whole"]).ok();
+    let whole = begun.elapsed();
+    let mut left = 0;
+    for round in 0..rounds(40) {
+        let new = format!("new-{round}");
+        let verbs: [&[&str]; 3] = [
+            &["copy", &kept, &new],
+            &["create", "--from", &image, &new, "--", "true"],
+            &["snapshot", "create", &kept, &new],
+        ];
+        let mut command = user.command(verbs[round as usize % 3]);
+        let mut call = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        command::wait_for_exit(call.id(), whole.mul_f64(f64::from(round * 37 % 40) / 40.0));
+        let _ = call.kill();
+        call.wait().unwrap();
+        if round % 8 == 7 {
+            // Also while others work.
+            let mut other = user.command(&["copy", &kept, &format!("{new}-other")]);
+            let mut other = other.stdout(Stdio::null()).spawn().unwrap();
+            left += gc(&user, &[])["contexts"].as_array().unwrap().len();
+            assert!(other.wait().unwrap().success());
+        }
+    }
+    left += gc(&user, &[])["contexts"].as_array().unwrap().len();
+    assert!(left > 0, "no kill has left anything");
+    assert_eq!(gc(&user, &[])["contexts"], json!([]));
+    let listed = user.call(&["list", "-q"]).ok().stdout;
+    let names = |folder: std::path::PathBuf| -> Vec<String> {
+        let names =
+            fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<String> = names.filter(|name| !name.starts_with('.')).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names(user.store()), listed.lines().collect::<Vec<_>>());
+    assert_eq!(names(user.store().join(".store/contexts")), listed.lines().collect::<Vec<_>>());
+    let snapshots = fs::read_dir(user.store().join(format!(".store/contexts/{kept}/snapshots")));
+    for name in snapshots.into_iter().flatten().map(|entry| entry.unwrap().file_name().into_string().unwrap())
+    {
+        assert!(!name.starts_with('.'), "{name}");
+    }
+    assert!(user.call(&["state", &kept]).ok().stdout.contains("\"running\""));
+    for name in listed.lines() {
+        user.call(&["delete", "--force", name]).ok();
+    }
 }
 
 fn df_counts_what_is_there_and_what_nobody_needs() {
