@@ -16,7 +16,8 @@ const MEMORY: usize = 128 << 10;
 // SAFETY: nothing else in the program is named so; `cli/main.rs` has no `main` of Rust's (`no_main`).
 #[unsafe(no_mangle)]
 extern "C" fn main(count: c_int, words: *const *const c_char) -> c_int {
-    if open_standard_streams().is_err() {
+    if let Err(error) = open_standard_streams() {
+        crate::log::without_options(&format!("cannot open /dev/null for a closed standard stream: {error}"));
         return crate::exit::ExitCode::FAILURE.into();
     }
     // SAFETY: no handler is installed, so no code runs at a signal; there is one thread.
@@ -35,15 +36,21 @@ extern "C" fn main(count: c_int, words: *const *const c_char) -> c_int {
 
 /// Opens what a caller has closed: a file of ours that lands there would be the guest's.
 fn open_standard_streams() -> io::Result<()> {
-    let mut streams = [0, 1, 2].map(|fd| libc::pollfd { fd, events: 0, revents: 0 });
-    // SAFETY: the array is live, and its length is the one given.
-    let polled = unsafe { libc::poll(streams.as_mut_ptr(), streams.len() as libc::nfds_t, 0) };
-    if polled < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    for _ in streams.iter().filter(|stream| stream.revents & libc::POLLNVAL != 0) {
+    for _ in 0..closed_streams() {
         // The lowest free number is the one that is missing.
         std::mem::forget(open("/dev/null", OFlags::RDWR, Mode::empty())?);
     }
     Ok(())
+}
+
+fn closed_streams() -> usize {
+    let mut streams = [0, 1, 2].map(|fd| libc::pollfd { fd, events: 0, revents: 0 });
+    // SAFETY: the array is live, and its length is the one given.
+    let polled = unsafe { libc::poll(streams.as_mut_ptr(), streams.len() as libc::nfds_t, 0) };
+    if polled >= 0 {
+        return streams.iter().filter(|stream| stream.revents & libc::POLLNVAL != 0).count();
+    }
+    // It can lack memory. This takes three calls for one, and fails for none but a closed one.
+    // SAFETY: the call takes numbers alone, and asks of a descriptor without owning it.
+    (0..3).filter(|fd| unsafe { libc::fcntl(*fd, libc::F_GETFD) } < 0).count()
 }

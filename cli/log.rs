@@ -90,6 +90,12 @@ fn open(path: &Path) -> io::Result<File> {
     }
 }
 
+/// Tell of a failure before there are options that say where to.
+#[cfg_attr(test, allow(dead_code, reason = "the tests have a main of their own"))]
+pub(crate) fn without_options(failure: &str) {
+    to_stderr(&format!("vctx: error: {failure}\n"));
+}
+
 /// Standard error may be closed; there is no one left to tell then.
 fn to_stderr(text: &str) {
     let _ = io::stderr().write_all(text.as_bytes());

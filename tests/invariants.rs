@@ -16,6 +16,8 @@ pub fn cases() -> Vec<Case> {
         case!(namespace_flags_are_named_below_the_runtime_only),
         case!(unsafe_code_is_in_named_modules_only),
         case!(every_unsafe_block_says_which_invariant_holds),
+        case!(the_wall_clock_is_read_for_what_is_shown_only),
+        case!(a_fuzzer_has_every_file_of_the_command_that_its_files_use),
         case!(every_file_opens_with_its_job),
         case!(files_stay_readable_in_one_sitting),
         case!(nothing_is_left_to_be_done),
@@ -206,7 +208,7 @@ fn namespace_flags_are_named_below_the_runtime_only() {
 }
 
 fn unsafe_code_is_in_named_modules_only() {
-    let words = ["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern", "unsafe trait"];
+    let words = ["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern", "unsafe trait", "unsafe("];
     let bench = sources(&["tests/bench"]);
     let files = sources(&CODE).into_iter().filter(|source| !source.is_test()).chain(bench);
     let found: Vec<String> =
@@ -243,6 +245,39 @@ fn every_unsafe_block_says_which_invariant_holds() {
         }
     }
     assert!(blocks > 30, "the sources were read wrongly: {blocks} blocks");
+}
+
+/// It may jump, in either direction: nothing waits by it, and nothing is decided by it.
+fn the_wall_clock_is_read_for_what_is_shown_only() {
+    let found = places(&CODE, &["SystemTime::now", "CLOCK_REALTIME", "ClockId::Realtime"]);
+    let files: Vec<&str> = found.iter().map(|place| place.split(':').next().unwrap()).collect();
+    let shown = [
+        "cli/log.rs",                   // the time of a record
+        "runtime/src/copy.rs",          // when a context was made
+        "runtime/src/create.rs",        // the same
+        "storage/src/image/acquire.rs", // when an image came
+        "storage/src/snapshot.rs",      // when it was taken, by which the list is ordered
+        "storage/src/volume.rs",        // when it was made
+    ];
+    assert_eq!(files, shown, "left: where the clock is read; right: where it is shown");
+}
+
+/// Fuzzers are built by themselves, and rarely: what is missing there should be seen here.
+fn a_fuzzer_has_every_file_of_the_command_that_its_files_use() {
+    let mut files = 0;
+    for fuzzer in sources(&["tests/fuzz/targets"]) {
+        let paths = fuzzer.text.lines().filter_map(|line| line.strip_prefix("#[path = \"../../../"));
+        for path in paths.map(|rest| rest.trim_end_matches("\"]")) {
+            files += 1;
+            let text = read(path);
+            let used = text.lines().filter_map(|line| line.strip_prefix("use crate::"));
+            for module in used.map(|rest| rest.split([':', ';', ' ']).next().unwrap()) {
+                let is_there = fuzzer.text.lines().any(|line| line == format!("mod {module};"));
+                assert!(is_there, "{} has {path}, and not `{module}`", fuzzer.path);
+            }
+        }
+    }
+    assert!(files > 6, "the fuzzers were read wrongly: {files} files");
 }
 
 fn every_file_opens_with_its_job() {

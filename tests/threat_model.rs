@@ -1,5 +1,5 @@
-//! docs/threat-model.md names tests for each line that it draws, and for each attack what makes it succeed: both have to
-//! be there.
+//! docs/threat-model.md names tests for each line that it draws, and for each attack what makes it succeed; docs/faults.md
+//! names the tests of faults. All of it has to be there.
 
 use crate::attacks;
 use crate::conformance::assert_tests_exist;
@@ -17,9 +17,11 @@ pub fn cases() -> Vec<Case> {
 }
 
 const MODEL: &str = include_str!("../docs/threat-model.md");
+const FAULTS: &str = include_str!("../docs/faults.md");
 
 fn every_test_that_the_threat_model_names_exists() {
     assert_tests_exist(MODEL, 60);
+    assert_tests_exist(FAULTS, 12);
 }
 
 /// The defences of tests/bite, and the attacks that succeed without them.

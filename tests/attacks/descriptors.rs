@@ -17,7 +17,7 @@ pub fn cases() -> Vec<Case> {
         case!(nobody_who_joins_with_a_user_namespace_can_be_traced).needs(Need::Vctx),
         case!(a_key_of_the_callers_is_not_the_guests),
         case!(a_keyring_that_another_guest_has_laid_out_is_not_joined)
-            .differs("runc", "1.5 joins it by its name"),
+            .differs("runc", "1.1 and 1.5 join it by its name"),
         case!(a_context_that_waits_is_started_by_no_other_guest),
     ]
 }

@@ -46,13 +46,10 @@ impl Canary {
 fn look(path: &Path) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for entry in fs::read_dir(path).unwrap().flatten() {
+        // Of the link itself: what an attack has made may lead anywhere, to a pipe for one.
         let data = entry.metadata().unwrap();
-        found.insert(format!(
-            "{:?} {:?} {:?}",
-            entry.path(),
-            data.permissions(),
-            fs::read(entry.path()).ok()
-        ));
+        let content = data.is_file().then(|| fs::read(entry.path()).ok());
+        found.insert(format!("{:?} {:?} {content:?}", entry.path(), data.permissions()));
         if data.is_dir() {
             found.extend(look(&entry.path()));
         }

@@ -1,7 +1,7 @@
 //! The soak: thousands of starts, four at once, with commands that are killed at random times. What the machine holds at the
 //! end must be what it held at the beginning. `make soak` runs it; it is no case of the suites, for it takes long.
 
-use crate::harness::{Context, clean_up, command, leaks, runtime};
+use crate::harness::{Context, bpf, clean_up, command, leaks, runtime};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
@@ -121,6 +121,8 @@ impl Look {
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap().lines().count();
         all.insert("mounts of the host", (mounts as i64, 8));
         all.insert("processes", (processes(), 60));
+        all.insert("BPF programs", (bpf::programs().len() as i64, 60));
+        all.insert("network devices", (entries("/sys/class/net"), 8));
         all.insert("control groups, dying ones too", (known_groups(), 250));
         let slabs = fs::read_to_string("/proc/slabinfo").unwrap_or_default();
         for (name, slab, bound) in [

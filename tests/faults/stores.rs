@@ -1,6 +1,7 @@
 //! SIGKILL after every system call of what changes more than a context: networks and the store of images.
 
 use super::Sample;
+use crate::harness::bpf;
 use crate::harness::net::Host;
 use crate::harness::tracer::{Fault, Place, follow};
 use crate::harness::{Case, Need, case, command};
@@ -15,6 +16,7 @@ pub fn cases() -> Vec<Case> {
     vec![
         network(case!(network_create_and_rm_killed_at_any_call_leave_what_the_next_removes)),
         network(case!(run_with_a_network_killed_at_any_call_leaves_what_the_next_command_removes)),
+        network(case!(run_with_a_shared_address_killed_at_any_call_leaves_neither_lease_nor_program)),
         case!(image_import_rm_and_gc_killed_at_any_call_leave_a_sound_store).needs(Need::Vctx),
     ]
 }
@@ -50,7 +52,7 @@ fn at_every_call(
         }
     }
     let calls: Vec<usize> = whole.calls.iter().map(Vec::len).collect();
-    println!("faults: {what:12} kills   {sample}: calls {calls:?}, killed {reached}, not reached {passed}");
+    println!("faults: {what:16} kills   {sample}: calls {calls:?}, killed {reached}, not reached {passed}");
     assert!(reached > 0 && passed <= 8 + reached / 4, "{passed} were not reached");
 }
 
@@ -125,7 +127,53 @@ fn run_with_a_network_killed_at_any_call_leaves_what_the_next_command_removes() 
         }
         if ends().is_empty() { Ok(()) } else { Err(format!("devices are left: {:?}", ends())) }
     };
-    at_every_call("run --net", 41, || (), run, recover);
+    // The first context of a network makes its bridge and rules; the next ones find them.
+    let afresh = || {
+        host.call(&["network", "rm", "blue"]).ok();
+        host.call(&["network", "create", "blue"]).ok();
+    };
+    at_every_call("run --net, first", 41, afresh, run, recover);
+    at_every_call("run --net, next", 41, || (), run, recover);
+}
+
+fn run_with_a_shared_address_killed_at_any_call_leaves_neither_lease_nor_program() {
+    // No other test has this address, by which the programs are known.
+    let (host, address) = (Host::new(), [192, 0, 2, 231]);
+    let text = address.map(|part| part.to_string()).join(".");
+    let whole = format!("{text}/24");
+    let mut add = Command::new("ip");
+    command::run(add.args(["-n", &host.name, "address", "add", &whole, "dev", "up0"])).ok();
+    let shared = ["--net", "shared", "--ip", &text];
+    host.detached("seen", &shared, "sleep 1000").ok();
+    assert!(!bpf::programs_with(&address).is_empty(), "the programs are not found");
+    host.delete("seen");
+
+    let id = host.id("a");
+    let run = || {
+        let mut vctx = host.vctx();
+        vctx.args(["run", "--rm", "--name", &id]).args(shared).arg(host.folder.join("rootfs"));
+        vctx.args(["--", "true"]);
+        vctx
+    };
+    let recover = || {
+        done(host.call(&["delete", "--force", &id]), &["does not exist"])?;
+        // The address can be had again, and is given back.
+        done(command::run(&mut run()), &[])?;
+        let leases = fs::read_dir(host.folder.join("state/.networks/.shared")).unwrap().count();
+        if leases != 0 {
+            return Err(format!("{leases} leases are left"));
+        }
+        // The kernel frees the programs of a group some time after the group.
+        let end = Instant::now() + Duration::from_secs(10);
+        while !bpf::programs_with(&address).is_empty() && Instant::now() < end {
+            std::thread::yield_now();
+        }
+        match bpf::programs_with(&address) {
+            left if left.is_empty() => Ok(()),
+            left => Err(format!("programs are left: {left:?}")),
+        }
+    };
+    at_every_call("run --net shared", 41, || (), run, recover);
 }
 
 fn image_import_rm_and_gc_killed_at_any_call_leave_a_sound_store() {

@@ -4,6 +4,7 @@
 //! `Context` (bundle + driver), and dropping the `Context` deletes it and fails the case if anything is left.
 
 pub mod agent;
+pub mod bpf;
 pub mod cgroup;
 pub mod command;
 pub mod context;

@@ -102,14 +102,15 @@ fn the_group_of_a_limit_goes_with_its_context() {
     let call = |args: &[&str]| user.call_in(&root, args);
     let name = idle_in(&user, &disk.path, &["--disk-size", "32m", "-v", "/own"]);
     let image = user.path("image");
-    call(&["run", "-d", "--name", "other", "--disk-size", "8m", &image, "--", "sleep", "1000"]).ok();
+    let other = format!("{}-other", user.marker);
+    call(&["run", "-d", "--name", &other, "--disk-size", "8m", &image, "--", "sleep", "1000"]).ok();
     call(&["exec", &name, "sh", "-c", "head -c 20000000 /dev/urandom > /large; sync"]).ok();
     call(&["copy", &name, "new"]).ok();
     assert_eq!(disk.groups(), 2);
     call(&["delete", "--force", &name]).ok();
     assert_eq!(disk.groups(), 1);
-    assert!(call(&["exec", "other", "sh", "-c", FILL]).ok().stdout.starts_with('1'));
-    for one in ["other", "new"] {
+    assert!(call(&["exec", &other, "sh", "-c", FILL]).ok().stdout.starts_with('1'));
+    for one in [&other, "new"] {
         call(&["delete", "--force", one]).ok();
     }
     assert_eq!(disk.groups(), 0);

@@ -10,6 +10,10 @@ const BLOCK: u64 = 512;
 const LARGEST_METADATA: u64 = 1 << 20;
 /// Pieces of a sparse file.
 const MOST_PIECES: usize = 1 << 18;
+/// Of one entry; file systems take a few dozen.
+const MOST_ATTRIBUTES: usize = 1 << 10;
+/// Of a number that fits 64 bits.
+const MOST_DIGITS: usize = 20;
 
 /// Why an archive cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -141,19 +145,15 @@ impl<R: Read> Archive<R> {
             let Some(header) = self.header()? else { return Ok(None) };
             let kind = header.entry_type();
             match kind {
-                EntryType::GNULongName => {
-                    extension.path = Some(text(&self.metadata(&header, &mut extension)?))
-                }
-                EntryType::GNULongLink => {
-                    extension.link = Some(text(&self.metadata(&header, &mut extension)?))
-                }
+                EntryType::GNULongName => extension.path = Some(text(&self.metadata(&mut extension)?)),
+                EntryType::GNULongLink => extension.link = Some(text(&self.metadata(&mut extension)?)),
                 EntryType::XHeader => {
-                    let records = self.metadata(&header, &mut extension)?;
+                    let records = self.metadata(&mut extension)?;
                     self.pax(&records, &mut extension)?;
                 }
                 // Defaults for all that follows, such as the commit that `git archive` notes: none that we take.
                 EntryType::XGlobalHeader => {
-                    self.metadata(&header, &mut extension)?;
+                    self.metadata(&mut extension)?;
                 }
                 _ => return self.entry(&header, extension).map(Some),
             }
@@ -268,8 +268,8 @@ impl<R: Read> Archive<R> {
     }
 
     /// The content of an extension header.
-    fn metadata(&mut self, header: &Header, extension: &mut Extension) -> Result<Vec<u8>, Error> {
-        extension.bytes += header.entry_size().unwrap_or(u64::MAX).max(BLOCK);
+    fn metadata(&mut self, extension: &mut Extension) -> Result<Vec<u8>, Error> {
+        extension.bytes = extension.bytes.saturating_add(self.left.max(BLOCK));
         if extension.bytes > LARGEST_METADATA {
             return Err(self.damaged("an entry's names and attributes are larger than 1 MiB"));
         }
@@ -316,6 +316,9 @@ impl<R: Read> Archive<R> {
                     if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
                         extension.attributes.retain(|(before, _)| before != name);
                         extension.attributes.push((name.into(), value.into()));
+                        if extension.attributes.len() > MOST_ATTRIBUTES {
+                            return Err(self.damaged("an entry has more than 1024 attributes"));
+                        }
                     }
                 }
             }
@@ -446,6 +449,9 @@ impl<R: Read> Archive<R> {
                     break;
                 }
                 if byte != b'\n' {
+                    if digits.len() == MOST_DIGITS {
+                        return Err(self.damaged("a sparse file's map is malformed"));
+                    }
                     digits.push(byte);
                     continue;
                 }
@@ -508,5 +514,59 @@ mod tests {
         header.set_cksum();
         let endless = io::Read::chain(&header.as_bytes()[..], io::repeat(b'a'));
         assert!(matches!(Archive::new(endless).next_entry(), Err(Error::Damaged { .. })));
+    }
+
+    /// A header with these records, and its content in whole blocks.
+    fn pax(records: &[(&str, &str)]) -> Vec<u8> {
+        let mut content = Vec::new();
+        for (key, value) in records {
+            // Three digits and a blank, an equals sign and the end of the line.
+            let length = key.len() + value.len() + 6;
+            assert!((100..1000).contains(&length) || value.len() < 90);
+            content.extend(format!("{length:03} {key}={value}\n").bytes());
+        }
+        let mut header = Header::new_ustar();
+        header.set_entry_type(EntryType::XHeader);
+        header.set_size(content.len() as u64);
+        header.set_cksum();
+        content.resize(content.len().next_multiple_of(BLOCK as usize), 0);
+        [header.as_bytes().to_vec(), content].concat()
+    }
+
+    #[test]
+    fn a_header_without_a_size_counts_as_one() {
+        let mut blank = Header::new_gnu();
+        blank.set_entry_type(EntryType::GNULongName);
+        blank.as_mut_bytes()[124..136].fill(0);
+        blank.set_cksum();
+        let input = [pax(&[("uid", "1")]), blank.as_bytes().to_vec()].concat();
+        assert!(matches!(Archive::new(&input[..]).next_entry(), Ok(None)));
+    }
+
+    #[test]
+    fn a_number_without_an_end_is_refused_before_it_is_read() {
+        let mut header = Header::new_ustar();
+        header.set_size(1 << 24);
+        header.set_cksum();
+        let sparse = [("GNU.sparse.major", "1"), ("GNU.sparse.minor", "0")];
+        let begin = [pax(&sparse), header.as_bytes().to_vec()].concat();
+        let mut archive = Archive::new(io::Read::chain(&begin[..], io::repeat(b'1')));
+        assert!(matches!(archive.next_entry(), Err(Error::Damaged { .. })));
+        assert!(archive.position < 8 * BLOCK, "{} bytes were read", archive.position);
+    }
+
+    #[test]
+    fn attributes_are_counted() {
+        let names: Vec<String> = (0..2000).map(|number| format!("SCHILY.xattr.user.{number}")).collect();
+        let records: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "x")).collect();
+        let mut file = Header::new_ustar();
+        file.set_size(0);
+        file.set_cksum();
+        let end = file.as_bytes().to_vec();
+        let few = [pax(&records[..1000]), end.clone()].concat();
+        let entry = Archive::new(&few[..]).next_entry().unwrap().unwrap();
+        assert_eq!(entry.attributes.len(), 1000);
+        let many = [pax(&records), end].concat();
+        assert!(matches!(Archive::new(&many[..]).next_entry(), Err(Error::Damaged { .. })));
     }
 }

@@ -1,6 +1,6 @@
 //! The tree of a layer while it is unpacked: folders by their paths, and the marks that overlayfs reads.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
@@ -24,6 +24,8 @@ pub(super) struct Tree {
     open: RefCell<HashMap<Vec<u8>, Rc<OwnedFd>>>,
     /// Folders that were made only to go through them.
     implied: RefCell<HashSet<Vec<u8>>>,
+    /// Bytes of their paths.
+    paths: Cell<u64>,
 }
 
 impl Tree {
@@ -33,6 +35,7 @@ impl Tree {
             opaque: opaque_attribute(privileged),
             open: RefCell::default(),
             implied: RefCell::default(),
+            paths: Cell::default(),
         }
     }
 
@@ -55,7 +58,9 @@ impl Tree {
                 }
                 mkdirat(&above, name, Mode::from_raw_mode(0o755))?;
                 let made = openat(&above, name, FOLDER | OFlags::NOFOLLOW, Mode::empty())?;
-                self.implied.borrow_mut().insert(path.to_vec());
+                if self.implied.borrow_mut().insert(path.to_vec()) {
+                    self.paths.set(self.paths.get() + path.len() as u64);
+                }
                 if hides {
                     self.set_opaque(&made)?;
                 }
@@ -77,9 +82,9 @@ impl Tree {
         within::open(&self.root, path, FOLDER)
     }
 
-    /// How many folders were made only to go through them: an entry can name two thousand.
-    pub(super) fn implied(&self) -> u64 {
-        self.implied.borrow().len() as u64
+    /// How many folders were made only to go through them, and the bytes of their paths: an entry can name two thousand.
+    pub(super) fn implied(&self) -> (u64, u64) {
+        (self.implied.borrow().len() as u64, self.paths.get())
     }
 
     /// Folders that were made only to go through them.
@@ -89,7 +94,9 @@ impl Tree {
 
     /// Makes a folder, or takes the one that is there.
     pub(super) fn make_folder(&self, above: &OwnedFd, path: &[u8], name: &[u8]) -> Result<OwnedFd, Errno> {
-        self.implied.borrow_mut().remove(path);
+        if self.implied.borrow_mut().remove(path) {
+            self.paths.set(self.paths.get() - path.len() as u64);
+        }
         let open = || openat(above, name, FOLDER | OFlags::NOFOLLOW, Mode::empty());
         match mkdirat(above, name, Mode::RWXU) {
             Ok(()) => open(),

@@ -5,6 +5,7 @@
 //! 0:0, opaque folders get an attribute (overlayfs.rst, "whiteouts and opaque directories"); attributes that overlayfs
 //! would obey and that a layer may not bring itself are left out.
 
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
@@ -43,11 +44,13 @@ pub struct Limits {
     pub bytes: u64,
     /// Files, folders and links.
     pub entries: u64,
+    /// Of the paths of all folders together, in bytes: they are kept until the end.
+    pub paths: u64,
 }
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits { bytes: 128 << 30, entries: 4_000_000 }
+        Limits { bytes: 128 << 30, entries: 4_000_000, paths: 256 << 20 }
     }
 }
 
@@ -81,7 +84,7 @@ pub enum Error {
     Limit {
         /// The entry at which it became too large.
         name: String,
-        /// `bytes` or `files`.
+        /// `bytes`, `files` or `bytes in the paths of its folders`.
         what: &'static str,
         /// How many it may have.
         most: u64,
@@ -133,7 +136,8 @@ pub fn unpack(input: impl Read, root: OwnedFd, how: &Unpack) -> Result<Unpacked,
         how,
         done: Unpacked::default(),
         has_root: false,
-        times: Vec::new(),
+        times: HashMap::new(),
+        paths: 0,
         buffer: vec![0; BUFFER],
     };
     while let Some(entry) = unpacker.archive.next_entry()? {
@@ -150,16 +154,24 @@ struct Unpacker<'a, R> {
     /// An entry was of the root itself.
     has_root: bool,
     /// Of folders, which change while they are filled.
-    times: Vec<(Vec<u8>, (i64, u32))>,
+    times: HashMap<Vec<u8>, (i64, u32)>,
+    /// Bytes of their paths.
+    paths: u64,
     buffer: Vec<u8>,
 }
 
 impl<R: Read> Unpacker<'_, R> {
     fn entry(&mut self, entry: &Entry) -> Result<(), Error> {
         self.done.entries += 1;
-        if self.done.entries + self.tree.implied() > self.how.limits.entries {
-            let (name, most) = (entry.name(), self.how.limits.entries);
-            return Err(Error::Limit { name, what: "files", most });
+        let (implied, their_paths) = self.tree.implied();
+        let limits = &self.how.limits;
+        for (count, most, what) in [
+            (self.done.entries + implied, limits.entries, "files"),
+            (self.paths + their_paths, limits.paths, "bytes in the paths of its folders"),
+        ] {
+            if count > most {
+                return Err(Error::Limit { name: entry.name(), what, most });
+            }
         }
         let path = normal(&entry.path).map_err(|reason| refused(entry, reason))?;
         let (parent, name) = split(&path);
@@ -247,7 +259,9 @@ impl<R: Read> Unpacker<'_, R> {
             None => self.tree.reopen_root().map_err(|error| write_error(entry, error))?,
         };
         self.attributes(entry, &folder)?;
-        self.times.push((path.to_vec(), entry.modified));
+        if self.times.insert(path.to_vec(), entry.modified).is_none() {
+            self.paths += path.len() as u64;
+        }
         Ok(())
     }
 
@@ -426,5 +440,41 @@ fn in_tree(entry: &Entry, error: Errno) -> Error {
         }
         Errno::NOTDIR | Errno::EXIST => refused(entry, "its path leads through what is no folder"),
         error => write_error(entry, error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use tar::{EntryType, Header};
+
+    use super::*;
+
+    /// A folder this many levels deep, of which nothing above is in the archive, and a file.
+    fn deep(levels: usize) -> Vec<u8> {
+        let mut builder = tar::Builder::new(Vec::new());
+        for (path, kind) in [("d/".repeat(levels), EntryType::Directory), ("file".into(), EntryType::Regular)]
+        {
+            let mut header = Header::new_gnu();
+            header.set_entry_type(kind);
+            header.set_mode(0o755);
+            header.set_size(0);
+            builder.append_data(&mut header, path, io::empty()).unwrap();
+        }
+        builder.into_inner().unwrap()
+    }
+
+    #[test]
+    fn the_paths_of_folders_are_bounded() {
+        let limits = Limits { paths: 1000, ..Limits::default() };
+        let how = Unpack { owners: Owners::Caller, privileged: false, limits };
+        let into = |levels| {
+            let folder = tempfile::tempdir().unwrap();
+            unpack(&deep(levels)[..], File::open(folder.path()).unwrap().into(), &how)
+        };
+        assert_eq!(into(20).unwrap().implied.len(), 20);
+        let refused = into(100).unwrap_err().to_string();
+        assert!(refused.contains("more than 1000 bytes in the paths of its folders"), "{refused}");
     }
 }

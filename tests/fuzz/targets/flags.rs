@@ -7,6 +7,8 @@
 mod args;
 #[path = "../../../cli/argv.rs"]
 mod argv;
+#[path = "../../../cli/checkpoint_args.rs"]
+mod checkpoint_args;
 #[path = "../../../cli/grants.rs"]
 mod grants;
 #[path = "../../../cli/image_args.rs"]
@@ -15,6 +17,8 @@ mod image_args;
 mod network_args;
 #[path = "../../../cli/run_args.rs"]
 mod run_args;
+#[path = "../../../cli/storage_args.rs"]
+mod storage_args;
 #[path = "../../../cli/values.rs"]
 mod values;
 
