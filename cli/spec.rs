@@ -3,6 +3,7 @@
 use std::fs::OpenOptions;
 use std::io::{self, Write};
 
+use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use nix::unistd::{getegid, geteuid};
 use serde_json::{Value, json};
 
@@ -16,6 +17,9 @@ pub(crate) fn run(_: &Global, args: SpecArgs) -> Result<ExitCode, Error> {
     let mut spec = default();
     if args.rootless {
         make_rootless(&mut spec, geteuid().as_raw(), getegid().as_raw());
+    }
+    if statfs("/sys/fs/cgroup").is_ok_and(|found| found.filesystem_type() == CGROUP2_SUPER_MAGIC) {
+        add_cgroup_namespace(&mut spec);
     }
     let text = format!("{}\n", serde_json::to_string_pretty(&spec).map_err(Error::Json)?);
     let written = OpenOptions::new()
@@ -62,7 +66,7 @@ fn default() -> Value {
             "resources": { "devices": [{ "allow": false, "access": "rwm" }] },
             "namespaces": [
                 { "type": "pid" }, { "type": "network" }, { "type": "ipc" }, { "type": "uts" },
-                { "type": "mount" }, { "type": "cgroup" },
+                { "type": "mount" },
             ],
             "maskedPaths": [
                 "/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
@@ -88,8 +92,7 @@ fn make_rootless(spec: &mut Value, uid: u32, gid: u32) {
     linux["uidMappings"] = json!([{ "containerID": 0, "hostID": uid, "size": 1 }]);
     linux["gidMappings"] = json!([{ "containerID": 0, "hostID": gid, "size": 1 }]);
     linux["namespaces"] = json!([
-        { "type": "pid" }, { "type": "ipc" }, { "type": "uts" }, { "type": "mount" }, { "type": "cgroup" },
-        { "type": "user" },
+        { "type": "pid" }, { "type": "ipc" }, { "type": "uts" }, { "type": "mount" }, { "type": "user" },
     ]);
     if let Some(linux) = linux.as_object_mut() {
         linux.remove("resources");
@@ -106,6 +109,13 @@ fn make_rootless(spec: &mut Value, uid: u32, gid: u32) {
             }
             _ => {}
         }
+    }
+}
+
+/// On pure cgroup v2 alone, as runc's has it: who adds one to what is written elsewhere must not get it twice.
+fn add_cgroup_namespace(spec: &mut Value) {
+    if let Some(namespaces) = spec["linux"]["namespaces"].as_array_mut() {
+        namespaces.push(json!({ "type": "cgroup" }));
     }
 }
 

@@ -5,6 +5,7 @@ use crate::harness::{Case, Context, Need, case, command, eventually, json};
 use serde_json::Value;
 use std::fs;
 use std::os::fd::AsRawFd;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 pub fn cases() -> Vec<Case> {
@@ -148,6 +149,13 @@ fn spec_writes_a_configuration_that_runs() {
     assert_eq!(plain["process"]["terminal"], json!(true));
     let rootless = write(&["--rootless"]);
     assert_eq!(rootless["linux"]["uidMappings"][0]["size"], json!(1));
+    // With one on pure v2 alone, as runc: callers add it to what they got elsewhere, and twice is refused.
+    let unified = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+    for spec in [&plain, &rootless] {
+        let namespaces = spec["linux"]["namespaces"].as_array().unwrap();
+        let cgroup = namespaces.iter().filter(|one| one["type"] == "cgroup").count();
+        assert_eq!(cgroup, usize::from(unified), "{namespaces:?}");
+    }
     plain["process"]["terminal"] = json!(false);
     plain["process"]["args"] = json!(["sh", "-c", "hostname; id -u"]);
     plain["linux"]["cgroupsPath"] = context.spec["linux"]["cgroupsPath"].clone();

@@ -45,7 +45,7 @@ pub fn reached(context: &Context, least: u32) {
     eventually("the count", 20, || (count(context) >= least).then_some(()));
 }
 
-fn images(context: &Context) -> PathBuf {
+pub fn images(context: &Context) -> PathBuf {
     context.dir.join("images")
 }
 

@@ -1,9 +1,10 @@
 //! What a restored context has again: its terminal, mounts, limits, namespaces and filter.
 
-use crate::checkpoint::{COUNT, checkpoint, count, reached, restore};
+use crate::checkpoint::{COUNT, checkpoint, count, images, reached, restore};
 use crate::harness::pty::ConsoleSocket;
 use crate::harness::{Case, Context, Need, case, eventually, json, leaks, run};
 use std::fs;
+use std::os::unix::net::UnixListener;
 use std::process::Command;
 
 pub fn cases() -> Vec<Case> {
@@ -15,6 +16,7 @@ pub fn cases() -> Vec<Case> {
         case!(a_network_namespace_that_was_joined_is_joined_again),
         case!(a_user_namespace_is_made_again),
         case!(a_read_only_root_stays_so),
+        case!(the_socket_of_lazy_pages_may_lie_beside_the_images).needs(Need::Vctx),
         case!(a_filter_is_in_force_again),
     ]
 }
@@ -133,6 +135,21 @@ fn a_user_namespace_is_made_again() {
     }
     reached(&context, count(&context) + 3);
     assert_eq!(context.exec_sh("cat /proc/self/uid_map | tr -s ' '").ok().line(), "0 100000 65536");
+}
+
+/// `criu lazy-pages` makes it in the folder of the images, before the restore.
+fn the_socket_of_lazy_pages_may_lie_beside_the_images() {
+    let mut context = Context::sh(COUNT);
+    context.launch();
+    reached(&context, 3);
+    checkpoint(&context, &[]).ok();
+    let other = UnixListener::bind(images(&context).join("other.socket")).unwrap();
+    restore(&context, &[]).refused_with(&["other.socket", "no plain file"]);
+    drop(other);
+    fs::remove_file(images(&context).join("other.socket")).unwrap();
+    let _pages = UnixListener::bind(images(&context).join("lazy-pages.socket")).unwrap();
+    restore(&context, &[]).ok();
+    reached(&context, count(&context) + 3);
 }
 
 fn a_read_only_root_stays_so() {

@@ -24,6 +24,8 @@ use crate::{Error, Result, mount};
 const DESCRIPTORS: &str = "descriptors.json";
 /// criu's link to the folder of an earlier dump.
 const PARENT: &str = "parent";
+/// The socket of criu's daemon that brings memory when it is asked for.
+const PAGES: &CStr = c"lazy-pages.socket";
 /// The clocks of a context that has no time namespace.
 const CLOCKS: &CStr = c"timens-0.img";
 /// The bit of a folder in which nobody can remove or rename what is another's.
@@ -293,6 +295,8 @@ fn check_entries(folder: BorrowedFd<'_>, path: &Path, parents: usize) -> Result<
         match FileType::from_raw_mode(about.st_mode) {
             FileType::Directory => {}
             FileType::RegularFile => check_owner(&about, &own)?,
+            // Where `criu lazy-pages` waits for a restore, when it runs in this folder.
+            FileType::Socket if name == PAGES => check_owner(&about, &own)?,
             FileType::Symlink if name.to_bytes() == PARENT.as_bytes() && parents > 0 => {
                 let target = readlinkat(folder, name, Vec::new()).map_err(fail("read", &own))?;
                 let target = PathBuf::from(std::ffi::OsString::from(
