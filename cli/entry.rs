@@ -27,7 +27,8 @@ extern "C" fn main(count: c_int, words: *const *const c_char) -> c_int {
         // SAFETY: libc hands over `count` pointers to strings that last as long as the process (ISO C, 5.1.2.2.1).
         unsafe { CStr::from_ptr(*words.add(index)) }
     };
-    let words = (0..count.try_into().unwrap_or(0)).map(|index| OsStr::from_bytes(word(index).to_bytes()).to_owned());
+    let words =
+        (0..count.try_into().unwrap_or(0)).map(|index| OsStr::from_bytes(word(index).to_bytes()).to_owned());
     let code = crate::run(words.collect());
     // A reader that is gone has been told of where that matters.
     let _ = io::stdout().flush();
