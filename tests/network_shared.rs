@@ -42,12 +42,8 @@ fn with_both(count: u32) -> (Host, Vec<String>, Vec<String>) {
 }
 
 fn add(host: &Host, address: &str) {
-    let mut command = Command::new("ip");
-    command.args(["-n", &host.name, "address", "add", address, "dev", "up0"]);
-    if address.contains(':') {
-        command.arg("nodad");
-    }
-    run(&mut command).ok();
+    let words = ["-n", &host.name, "address", "add", address, "dev", "up0"];
+    run(Command::new("ip").args(words).args(address.contains(':').then_some("nodad"))).ok();
 }
 
 fn asked(host: &Host, server: &str) -> Option<String> {
@@ -309,8 +305,7 @@ fn no_option_of_a_socket_gives_another_address() {
            udp = struct.pack('!HHHH', 9, 4711, 8 + len(word), 0) + word\n \
            return struct.pack('!BBHHHBBH4s4s', 69, 0, 20 + len(udp), 1, 0, 64, 17, 0, socket.inet_aton(source), socket.inet_aton(to4[0])) + udp\n\
          raw = socket.socket(FOUR, socket.SOCK_RAW, 255)\n\
-         attempt(lambda: raw.sendto(packet('{other4}', b'raw'), to4))\n\
-         raw.sendto(packet('{own4}', b'rawown'), to4)\n\
+         attempt(lambda: raw.sendto(packet('{other4}', b'raw'), to4)); raw.sendto(packet('{own4}', b'rawown'), to4)\n\
          s = socket.socket(SIX, DATAGRAM); s.settimeout(0.5)\n\
          for _ in range(20):\n \
            s.sendto(b'six', to6)\n \
