@@ -48,8 +48,13 @@ impl Reference {
     #[must_use]
     pub fn familiar(&self) -> String {
         let text = self.to_string();
-        let short = text.strip_prefix("docker.io/library/").or_else(|| text.strip_prefix("docker.io/"));
-        short.unwrap_or(&text).to_owned()
+        // Only where it is still understood: `docker.io/a.b/c` without its registry would have another.
+        ["docker.io/library/", "docker.io/"]
+            .iter()
+            .filter_map(|left_out| text.strip_prefix(left_out))
+            .find(|short| short.parse().as_ref() == Ok(self))
+            .unwrap_or(&text)
+            .to_owned()
     }
 
     /// What a registry is asked for: the digest, which is exact, or the tag.
@@ -185,6 +190,8 @@ mod tests {
             ("localhost:5000/a/b:c", "localhost:5000/a/b:c", "localhost:5000/a/b:c"),
             ("ghcr.io/a/b", "ghcr.io/a/b:latest", "ghcr.io/a/b:latest"),
             ("[::1]:5000/a", "[::1]:5000/a:latest", "[::1]:5000/a:latest"),
+            ("docker.io/a.b/c", "docker.io/a.b/c:latest", "docker.io/a.b/c:latest"),
+            ("docker.io/library/a/b", "docker.io/library/a/b:latest", "library/a/b:latest"),
             ("a__b/c.d_e---f:V1.0-x", "docker.io/a__b/c.d_e---f:V1.0-x", "a__b/c.d_e---f:V1.0-x"),
         ] {
             let reference: Reference = text.parse().unwrap();
