@@ -149,24 +149,23 @@ const TALK: &str = "exec </dev/null >/dev/null 2>&1; mkfifo /in /hold; exec 3<>/
 fn a_talk() -> Context {
     let mut context = Context::sh(TALK);
     context.launch();
-    eventually("the listener", 20, || says(&context, "one", "one\n").then_some(()));
+    say(&context, "one", "one\n");
     context
 }
 
-/// Sends a word, and looks for what has arrived in all.
-fn says(context: &Context, word: &str, all: &str) -> bool {
+/// Sends a word once, and waits until it has arrived behind all before it.
+#[track_caller]
+fn say(context: &Context, word: &str, all: &str) {
+    context.exec_sh(&format!("until test -p /in; do usleep 10000; done; echo {word} >/in")).ok();
     let heard = || fs::read_to_string(context.root("/heard")).unwrap_or_default();
-    if !heard().contains(word) {
-        context.exec_sh(&format!("test -p /in && echo {word} >/in")).ok();
-    }
-    heard() == all
+    eventually("the word", 20, || (heard() == all).then_some(()));
 }
 
 fn an_established_connection_survives() {
     let context = a_talk();
     checkpoint(&context, &["--tcp-established"]).ok();
     restore(&context, &["--tcp-established"]).ok();
-    eventually("the second word", 20, || says(&context, "two", "one\ntwo\n").then_some(()));
+    say(&context, "two", "one\ntwo\n");
 }
 
 fn a_refused_dump_leaves_the_context_running_and_names_the_log() {
@@ -177,7 +176,7 @@ fn a_refused_dump_leaves_the_context_running_and_names_the_log() {
     assert_eq!(output.stderr.trim().lines().count(), 1, "{}", output.stderr);
     assert!(log.exists());
     assert_eq!(context.status(), "running");
-    eventually("the second word", 20, || says(&context, "two", "one\ntwo\n").then_some(()));
+    say(&context, "two", "one\ntwo\n");
 }
 
 fn a_restore_in_the_foreground_ends_as_the_guest_does() {
