@@ -2,6 +2,7 @@
 
 use crate::harness::{Case, Context, Need, Output, case, command, eventually, json, leaks, run};
 use std::fs;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -20,6 +21,7 @@ pub fn cases() -> Vec<Case> {
         case!(hooks_run_on_restore_and_after_a_checkpoint),
         case!(a_damaged_image_leaves_nothing),
         case!(a_killed_verb_leaves_nothing_that_delete_does_not_remove).needs(Need::Vctx),
+        case!(the_criu_of_a_killed_verb_is_ended_when_it_waits_for_ever).needs(Need::Vctx),
         case!(without_criu_the_package_is_named).needs(Need::Vctx),
         case!(what_cannot_be_restored_is_not_checkpointed).needs(Need::Vctx),
     ]
@@ -279,6 +281,35 @@ fn a_killed_verb_leaves_nothing_that_delete_does_not_remove() {
         let left = leaks::settle(&context.id, &context.dir, &context.state_root);
         assert!(left.is_empty(), "killed after {after} ms: {left:?}");
     }
+}
+
+/// Pages that are asked for later are asked for by nobody.
+fn the_criu_of_a_killed_verb_is_ended_when_it_waits_for_ever() {
+    let listens = |port: u16| {
+        let table = fs::read_to_string("/proc/net/tcp").unwrap();
+        table.lines().any(|line| line.contains(&format!(":{port:04X} 00000000:0000 0A")))
+    };
+    let context = counting();
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let server = format!("127.0.0.1:{port}");
+    let mut verb = context.command();
+    verb.args(["checkpoint", "--lazy-pages", "--page-server", &server, "--image-path"]);
+    let mut verb = verb.arg(images(&context)).arg(&context.id).spawn().unwrap();
+    eventually("criu waits for who asks for pages", 20, || listens(port).then_some(()));
+    let named = context.state_root.join(&context.id).join("criu");
+    let criu = fs::read_to_string(&named).unwrap();
+    let criu = criu.split(' ').next().unwrap();
+    // A verb that lives is waited for, and its criu let be.
+    let mut delete = context.command().args(["delete", "--force", &context.id]).spawn().unwrap();
+    assert!(!command::wait_for_exit(delete.id(), Duration::from_millis(500)));
+    assert!(Path::new("/proc").join(criu).exists() && listens(port));
+    verb.kill().unwrap();
+    verb.wait().unwrap();
+    assert!(command::wait_for_exit(delete.id(), Duration::from_secs(10)));
+    assert!(delete.wait().unwrap().success());
+    assert!(!listens(port), "criu is still there");
+    let left = leaks::settle(&context.id, &context.dir, &context.state_root);
+    assert!(left.is_empty(), "{left:?}");
 }
 
 fn without_criu_the_package_is_named() {

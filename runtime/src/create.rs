@@ -24,10 +24,11 @@ use crate::failure::{blame_memory, explain};
 use crate::groups::{Entry, apply_devices, first_groups, later_groups, without_devices};
 use crate::hooks::{self, Point};
 use crate::host::{Host, capability_warnings, grantable};
+use crate::lock::Lock;
 use crate::network::outer;
 use crate::plan::{Facts, RootFs};
 use crate::prepare::Prepare;
-use crate::state::{Context, FORMAT, Lock, State, Status, Store, check_id};
+use crate::state::{Context, FORMAT, State, Status, Store, check_id};
 use crate::undo::{Step, Undo};
 use crate::{Error, Result, content, idmapped, network};
 

@@ -6,14 +6,19 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Signal, pidfd_send_signal};
 
+use crate::checkpoint::orphan;
 use crate::config::Config;
 use crate::hooks;
-use crate::state::{Alive, Context, Lock, Status, Store};
+use crate::lock::Lock;
+use crate::state::{Alive, Context, Status, Store};
 use crate::{Error, Result};
 
 /// How long a process may take to die of SIGKILL. More means that the kernel holds it, for instance in a write to a disk
 /// that is gone.
 const DEATH: Duration = Duration::from_secs(10);
+
+/// How soon a lock is tried again.
+const RETRY: Duration = Duration::from_millis(5);
 
 /// Deletes a stopped context; with `force` a running one as well, and an absent one is no error. Gives the poststop hooks
 /// that failed, of which the specification wants a warning.
@@ -27,7 +32,8 @@ pub fn delete(store: &Store, id: &str, force: bool) -> Result<Vec<Error>> {
         Err(Error::Damaged { .. }) if force => return sweep(store, id),
         result => result?,
     };
-    let lock = match context.lock() {
+    let locked = if force { context.lock_by(lock_by_force) } else { context.lock() };
+    let lock = match locked {
         Err(Error::Absent { .. }) if force => return sweep(store, id),
         result => result?,
     };
@@ -42,6 +48,19 @@ pub fn delete(store: &Store, id: &str, force: bool) -> Result<Vec<Error>> {
         }
     }
     finish(&context)
+}
+
+/// Waits for the verb that has the lock, and not for the criu of one that was killed.
+fn lock_by_force(context: &Context) -> Result<Option<Lock>> {
+    loop {
+        match Lock::try_take(&context.folder) {
+            Ok(Some(lock)) => return Ok(Some(lock).filter(|lock| lock.is_of(&context.folder))),
+            Ok(None) => orphan::end(context)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Error::state("lock", &context.folder)(error)),
+        }
+        std::thread::sleep(RETRY);
+    }
 }
 
 /// A folder without a readable state is what a `create` leaves that was killed in its first step. One that is at work has

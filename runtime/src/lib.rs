@@ -14,6 +14,7 @@ pub mod exec;
 pub mod hooks;
 pub mod kill;
 pub mod landlock;
+pub mod lock;
 pub mod network;
 pub mod pause;
 pub mod plan;

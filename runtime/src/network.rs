@@ -22,7 +22,8 @@ use vctx_netns::{Networks, device, link, rules, shaping};
 
 use crate::create::Request;
 use crate::host::Host;
-use crate::state::{Context, Lock, Store};
+use crate::lock::Lock;
+use crate::state::{Context, Store};
 use crate::undo::{Step, Undo};
 use crate::{Error, Result};
 

@@ -1,17 +1,16 @@
 //! What is kept of a context between commands: one folder, named by the id, below the state root.
 //!
 //! `state.json` is what we know before the first process exists, `process` its id, `config.json` the configuration as it
-//! came, `start` the socket on which the first process waits. The folder itself is the lock. The status is never written: it follows from the process, the socket and
-//! the freezer, so that it cannot be wrong after a crash.
+//! came, `start` the socket on which the first process waits. The folder itself is the lock (`lock`). The status is never written: it
+//! follows from the process, the socket and the freezer, so that it cannot be wrong after a crash.
 
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{CWD, FlockOperation, Mode, OFlags, flock, fstat, openat};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
@@ -19,6 +18,7 @@ use vctx_context::cgroup::Cgroup;
 use vctx_context::namespace::Kind;
 use vctx_context::procfs;
 
+use crate::lock::Lock;
 use crate::network::Attached;
 use crate::network::outer::Maker;
 use crate::plan::RootFs;
@@ -127,12 +127,6 @@ pub struct Context {
     pub folder: PathBuf,
     /// What is known of it.
     pub state: State,
-}
-
-/// The folder of a context, locked until dropped.
-#[derive(Debug)]
-pub struct Lock {
-    folder: OwnedFd,
 }
 
 /// The context's first process, alive.
@@ -432,14 +426,19 @@ impl Context {
     ///
     /// The context was deleted meanwhile, or its folder cannot be read.
     pub fn lock(&mut self) -> Result<Lock> {
-        let absent = || Error::Absent {
-            id: self.state.id.clone(),
-            root: self.folder.parent().unwrap_or(Path::new("/")).into(),
+        self.lock_by(|context| Lock::of(&context.folder))
+    }
+
+    /// As [`Context::lock`], with a lock that is taken in another way.
+    pub(crate) fn lock_by(&mut self, take: impl FnOnce(&Context) -> Result<Option<Lock>>) -> Result<Lock> {
+        let absent = |context: &Context| Error::Absent {
+            id: context.state.id.clone(),
+            root: context.folder.parent().unwrap_or(Path::new("/")).into(),
         };
-        let lock = Lock::of(&self.folder)?.ok_or_else(absent)?;
+        let lock = take(self)?.ok_or_else(|| absent(self))?;
         self.state = match read_state(&self.folder) {
             Err(Error::State { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-                return Err(absent());
+                return Err(absent(self));
             }
             result => result?,
         };
@@ -507,58 +506,6 @@ impl Context {
             Some(cgroup) if cgroup.is_frozen()? => Ok(Status::Paused),
             _ => Ok(Status::Running),
         }
-    }
-}
-
-impl Lock {
-    fn open(folder: &Path) -> io::Result<OwnedFd> {
-        Ok(openat(CWD, folder, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
-    }
-
-    /// Waits for the lock of a folder; none when it is not there, or no longer.
-    ///
-    /// # Errors
-    ///
-    /// As open(2) and flock(2).
-    pub(crate) fn of(path: &Path) -> Result<Option<Lock>> {
-        let take = || {
-            let folder = Lock::open(path)?;
-            rustix::io::retry_on_intr(|| flock(&folder, FlockOperation::LockExclusive))?;
-            Ok(Lock { folder })
-        };
-        match take() {
-            Ok(lock) => Ok(Some(lock).filter(|lock| lock.is_of(path))),
-            Err(error) if io::Error::kind(&error) == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(Error::state("lock", path)(error)),
-        }
-    }
-
-    fn try_take(folder: &Path) -> io::Result<Option<Lock>> {
-        let folder = Lock::open(folder)?;
-        match flock(&folder, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Some(Lock { folder })),
-            Err(Errno::WOULDBLOCK) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// Somebody has the lock of this folder.
-    pub(crate) fn is_held(folder: &Path) -> bool {
-        Lock::try_take(folder).is_ok_and(|lock| lock.is_none())
-    }
-
-    /// The path still leads to the locked folder, and not to a new one of the same name.
-    fn is_of(&self, path: &Path) -> bool {
-        match (fstat(&self.folder), fs::metadata(path)) {
-            (Ok(own), Ok(other)) => own.st_ino == other.ino() && own.st_dev == other.dev(),
-            _ => false,
-        }
-    }
-
-    /// The locked folder.
-    #[must_use]
-    pub fn folder(&self) -> BorrowedFd<'_> {
-        self.folder.as_fd()
     }
 }
 

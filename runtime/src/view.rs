@@ -19,8 +19,9 @@ use vctx_child::{resolve, root};
 use vctx_context::idmap::Mappings;
 
 use crate::config::Config;
+use crate::lock::Lock;
 use crate::plan::RootFs;
-use crate::state::{Context, Lock, Store};
+use crate::state::{Context, Store};
 use crate::{Error, Result};
 
 /// A context whose files are wanted.

@@ -26,6 +26,8 @@ pub struct Identity {
     pub start_time: u64,
     /// The process has exited and was not yet waited for.
     pub zombie: bool,
+    /// Its parent, or who has taken the place of one that died (field 4).
+    pub parent: i32,
 }
 
 /// Reads a process's identity; none when there is no such process.
@@ -73,7 +75,8 @@ pub fn parse(line: &[u8]) -> Option<Identity> {
     let after_name = line.iter().rposition(|&byte| byte == b')')? + 1;
     let mut fields = std::str::from_utf8(&line[after_name..]).ok()?.split_ascii_whitespace();
     let state = fields.next()?;
-    Some(Identity { start_time: fields.nth(18)?.parse().ok()?, zombie: matches!(state, "Z" | "X") })
+    let parent = fields.next()?.parse().ok()?;
+    Some(Identity { start_time: fields.nth(17)?.parse().ok()?, zombie: matches!(state, "Z" | "X"), parent })
 }
 
 /// The user namespace of a process was made without privilege, and denies setgroups(2) (proc_pid_setgroups(5)).
@@ -107,7 +110,7 @@ mod tests {
     fn a_name_with_spaces_and_parentheses_does_not_shift_the_fields() {
         let rest = "S 1 1 1 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 4242 1 1";
         let identity = parse(format!("7 (a) Z (b) {rest}").as_bytes()).unwrap();
-        assert_eq!(identity, Identity { start_time: 4242, zombie: false });
+        assert_eq!(identity, Identity { start_time: 4242, zombie: false, parent: 1 });
     }
 
     #[test]

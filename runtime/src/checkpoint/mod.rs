@@ -6,6 +6,7 @@
 mod confine;
 mod images;
 mod mounts;
+pub(crate) mod orphan;
 mod restore;
 
 use std::fs;
@@ -100,6 +101,7 @@ pub fn checkpoint(store: &Store, id: &str, mut dump: Dump) -> Result<Vec<Error>>
 
     let options = options(&dump, &context, &spec, &alive, &folders)?;
     let service = Service::start(&Birth { inherits: vec![lock.folder()], ..Default::default() })?;
+    let named = orphan::name(&context.folder, &service)?;
     let mut ready = dump.status.take();
     let reached = |notice: Notice| {
         if notice.point == "status-ready"
@@ -111,7 +113,9 @@ pub fn checkpoint(store: &Store, id: &str, mut dump: Dump) -> Result<Vec<Error>>
         true
     };
     let work = if dump.pre_dump { Work::PreDump } else { Work::Dump };
-    if let Err(error) = service.ask(&options.request(work), reached) {
+    let asked = service.ask(&options.request(work), reached);
+    drop(named);
+    if let Err(error) = asked {
         // criu thaws what it has frozen; where it was killed, it has not.
         if let Some(cgroup) = context.state.cgroup.as_ref().filter(|_| status == Status::Running) {
             let _ = cgroup.thaw();

@@ -10,7 +10,7 @@ use vctx_context::spawn::{self, Child};
 use vctx_context::{procfs, terminal};
 
 use super::images::Folders;
-use super::{Common, check_caller, common_options, confine, external_key, lost, mounts};
+use super::{Common, check_caller, common_options, confine, external_key, lost, mounts, orphan};
 use crate::create::{self, Console, Created, Request, match_terminal};
 use crate::groups::{all_groups, apply_devices, without_devices};
 use crate::hooks::{self, Point};
@@ -103,6 +103,7 @@ pub fn restore(store: &Store, mut request: Request, revival: &Revival) -> Result
     };
     let service = Service::start(&birth)?;
     drop(holder);
+    let named = orphan::name(&context.folder, &service)?;
     let mut progress = Progress {
         spec,
         host: &host,
@@ -113,6 +114,7 @@ pub fn restore(store: &Store, mut request: Request, revival: &Revival) -> Result
         failure: None,
     };
     let asked = service.ask(&options.request(Work::Restore), |notice| progress.reached(&notice));
+    drop(named);
     let failure = progress.failure.take();
     if let Err(error) = asked {
         return Err(create::abandon(spec, &context, undo, failure.unwrap_or_else(|| folders.explain(error))));

@@ -82,6 +82,12 @@ impl Service {
         Ok(Service { process, socket })
     }
 
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> i32 {
+        self.process.id() as i32
+    }
+
     /// Has a request carried out. `reached` is called at each point; when it says no, criu undoes what it has done.
     ///
     /// # Errors
