@@ -37,7 +37,7 @@ MULTIARCH = $(subst -unknown,,$(HOST))
 # What has to be there, and the Debian package that brings it: `program=package` or `/file=package`.
 BUILD_NEEDS = cc=gcc /usr/lib/$(MULTIARCH)/libc.a=libc6-dev /usr/lib/$(MULTIARCH)/libseccomp.a=libseccomp-dev musl-gcc=musl-tools
 TEST_NEEDS = /usr/share/doc/busybox-static=busybox-static conmon=conmon containerd=containerd crun=crun \
-	dockerd=docker.io ip=iproute2 iptables=iptables pasta=passt slirp4netns=slirp4netns \
+	dbus-daemon=dbus-daemon dockerd=docker.io firewalld=firewalld ip=iproute2 iptables=iptables pasta=passt slirp4netns=slirp4netns \
 	/usr/lib/cni/bridge=containernetworking-plugins nft=nftables nginx=nginx-light nsenter=util-linux patch=patch podman=podman \
 	prlimit=util-linux ps=procps python3=python3 runc=runc tini-static=tini newuidmap=uidmap \
 	docker-registry=docker-registry mmdebstrap=mmdebstrap openssl=openssl skopeo=skopeo umoci=umoci \

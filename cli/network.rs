@@ -5,12 +5,13 @@ use std::collections::HashMap;
 use serde_json::{Value, json};
 use vctx_netns::cni::Configuration;
 use vctx_netns::network::{DEFAULT, Definition, Driver, GATEWAY, Wanted};
-use vctx_runtime::network::prune;
+use vctx_runtime::network::{Repair, prune};
 
 use crate::args::Global;
 use crate::create::{networks, store};
 use crate::error::Error;
 use crate::exit::ExitCode;
+use crate::log::Log;
 use crate::network_args::{NetworkCreateArgs, NetworkLsArgs, NetworkVerb};
 use crate::output;
 
@@ -35,9 +36,13 @@ pub(crate) fn run(global: &Global, verb: NetworkVerb) -> Result<ExitCode, Error>
             output::json(&all?)?;
         }
         NetworkVerb::Prune => {
-            for line in prune(&store(global), &networks(global))? {
+            let Repair { done, mut failed } = prune(&store(global), &networks(global))?;
+            for line in done {
                 output::text(&format!("{line}\n"))?;
             }
+            let last = failed.pop();
+            Log::new(global).warnings(&failed);
+            last.map_or(Ok(()), Err)?;
         }
     }
     Ok(ExitCode::SUCCESS)

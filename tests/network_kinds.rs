@@ -241,8 +241,13 @@ fn a_routed_context_has_an_address_among_the_hosts_neighbours() {
     assert!(own.iter().all(|address| answered(&host).contains(address.as_str())));
     host.delete("one");
     assert_eq!(answered(&host), "");
-    // Without its device there is no such network.
+    // Without its device there is no such network, and others are repaired nevertheless.
+    host.detached("stays", &["--net", "lan"], "sleep 1000").ok();
     run(Command::new("ip").args(["-n", &host.name, "link", "set", "up0", "down"])).ok();
+    run(host.inside("nft").args(["flush", "ruleset"])).ok();
+    let said =
+        host.call(&["network", "prune"]).refused_with(&["\"up0\", on which the network lies, is down"]);
+    assert!(said.stdout.contains("vctx0: made"), "{}", said.stdout);
     host.run("two", &["--net", "lan"], "true").refused_with(&["\"up0\", on which the network lies, is down"]);
 }
 

@@ -33,6 +33,7 @@ mod lifecycle;
 mod namespaces;
 mod net_devices;
 mod network;
+mod network_beside;
 mod network_cni;
 mod network_kinds;
 mod network_names;
@@ -79,6 +80,7 @@ fn main() {
     suites.add("namespaces", &[Root], namespaces::cases());
     suites.add("net_devices", &[Root], net_devices::cases());
     suites.add("network", &[Root], network::cases());
+    suites.add("network_beside", &[Root], network_beside::cases());
     suites.add("network_names", &[Root], network_names::cases());
     suites.add("network_cni", &[Root], network_cni::cases());
     suites.add("network_rootless", &[Root], network_rootless::cases());

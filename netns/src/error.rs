@@ -322,6 +322,16 @@ pub enum Error {
         /// First line of what it says.
         message: String,
     },
+    /// firewalld refuses.
+    #[error(
+        "firewalld does not take the network {name:?} into its zone \"trusted\", and refuses what comes from it: {message}"
+    )]
+    Firewalld {
+        /// Name of the network.
+        name: String,
+        /// First line of what it says.
+        message: String,
+    },
     /// No name server can be reached.
     #[error(
         "the context can ask no name server: /etc/resolv.conf of this machine names only its own loopback; give one with --dns"

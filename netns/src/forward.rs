@@ -2,10 +2,11 @@
 //! DROP when it is the first to switch forwarding on, and leaves it so when it ends; a verdict in our own table cannot
 //! overrule that.
 //!
-//! Where the policy is DROP, a network that reaches outside gets a chain of its own in iptables' table `filter`, and one
+//! Where the policy is DROP, a network gets a chain of its own in iptables' table `filter`, and one
 //! jump to it at the end of FORWARD, behind the rules of everybody else: what somebody has said about a packet holds, and
 //! only what nobody has spoken of passes. No chain of another tool is touched, DOCKER-USER among them. What may come in is
-//! kept by our own table.
+//! kept by our own table. An internal network needs it as well: where the kernel shows bridged packets to these rules
+//! (br_netfilter, which is there with Docker), its contexts would lose each other.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -25,16 +26,14 @@ pub(crate) fn admit(network: &Definition) -> Result<()> {
     let device = network.devices().replace('*', "+");
     for family in families(network) {
         let Some(rules) = family.rules() else { continue };
-        if network.internal
-            || !rules.lines().any(|line| line == "-P FORWARD DROP")
-            || has_jump(&rules, &chain)
-        {
+        if !rules.lines().any(|line| line == "-P FORWARD DROP") || has_jump(&rules, &chain) {
             continue;
         }
-        let change = format!(
-            "*filter\n:{chain} - [0:0]\n-A {chain} -i {device} -j ACCEPT\n-A {chain} -o {device} -j ACCEPT\n\
-             -A FORWARD -j {chain}\nCOMMIT\n"
-        );
+        let passes = match network.internal {
+            true => format!("-A {chain} -i {device} -o {device} -j ACCEPT"),
+            false => format!("-A {chain} -i {device} -j ACCEPT\n-A {chain} -o {device} -j ACCEPT"),
+        };
+        let change = format!("*filter\n:{chain} - [0:0]\n{passes}\n-A FORWARD -j {chain}\nCOMMIT\n");
         family.restore(network, &change)?;
     }
     Ok(())

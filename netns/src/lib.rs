@@ -5,7 +5,7 @@
 //! what a new one can have;
 //! [`lease`] who has which address, [`names`] how they find each other, [`resolver`] how they find the outside; [`link`] makes
 //! the devices, of a [`bridge`], routed or macvlan; [`ports`] says who has which port of the machine, and [`rules`] and `guard`
-//! are the nftables, `forward` what is done where others drop; [`rate`] says how much may pass, and [`shaping`] holds contexts
+//! are the nftables, `forward` and `zone` what is done where others drop; [`rate`] says how much may pass, and [`shaping`] holds contexts
 //! to it; [`counters`] say what has passed. [`shared`] is for contexts without a network namespace; [`cni`] and [`usermode`]
 //! have other programs make a network. [`device`] moves devices of the host into a namespace and back; `wire` is the socket
 //! that all requests go through.
@@ -38,6 +38,7 @@ mod routed;
 mod sysctl;
 mod used;
 mod wire;
+mod zone;
 
 pub use error::Error;
 pub use kind::Network;

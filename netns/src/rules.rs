@@ -12,7 +12,7 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 
 use crate::network::Definition;
 use crate::ports::Publish;
-use crate::{Error, Result, forward, guard};
+use crate::{Error, Result, forward, guard, zone};
 
 /// Makes the rules of a network, or makes them anew.
 ///
@@ -20,21 +20,25 @@ use crate::{Error, Result, forward, guard};
 ///
 /// nft is missing, or refuses.
 pub fn make(network: &Definition) -> Result<()> {
-    admit_forwarding(network)?;
-    let made = nft(network, &format!("{}{}{}", without(network), text(network), guard::text(network)));
+    forward::admit(network)?;
+    // A firewalld that does not answer is no reason not to start: `prune` tells of it.
+    let machine = if zone::admit(network).unwrap_or(false) { zone::text(network) } else { String::new() };
+    let made =
+        nft(network, &format!("{}{}{}{machine}", without(network), text(network), guard::text(network)));
     if made.is_err() {
         let _ = forward::withdraw(network);
     }
     made
 }
 
-/// Sees to it that what a network sends is passed on (`forward`).
+/// Sees to it that what a network whose rules are there sends is passed on (`forward`, `zone`).
 ///
 /// # Errors
 ///
-/// iptables refuses.
+/// iptables, firewalld or nft refuses.
 pub fn admit_forwarding(network: &Definition) -> Result<()> {
-    forward::admit(network)
+    forward::admit(network)?;
+    if zone::admit(network)? { nft(network, &zone::text(network)) } else { Ok(()) }
 }
 
 /// Removes the rules of a network.
@@ -44,6 +48,7 @@ pub fn admit_forwarding(network: &Definition) -> Result<()> {
 /// nft is missing, or refuses.
 pub fn remove(network: &Definition) -> Result<()> {
     forward::withdraw(network)?;
+    zone::withdraw(network);
     if are_there(network)? { nft(network, &without(network)) } else { Ok(()) }
 }
 
@@ -219,7 +224,7 @@ fn run_nft(text: &str) -> Result<Option<String>> {
 }
 
 /// Asks nf_tables for a table of the family `inet` (linux/netfilter/nf_tables.h, NFT_MSG_GETTABLE).
-fn has_table(name: &str) -> io::Result<bool> {
+pub(crate) fn has_table(name: &str) -> io::Result<bool> {
     const GET_TABLE: u16 = (10 << 8) | 1;
     const REQUEST: u16 = 1;
     const INET: u8 = 1;

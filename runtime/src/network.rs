@@ -280,14 +280,22 @@ fn give_ports_back(memory: &Path, id: &str, attached: &Attached) -> Result<()> {
     Ok(())
 }
 
-/// Repairs: gives back what dead contexts have left, and makes missing bridges and rules of networks in use anew. Gives a
-/// line for each thing done.
+/// What a repair has done, a line for each thing, and what it could not.
+#[derive(Debug, Default)]
+pub struct Repair {
+    /// What was done.
+    pub done: Vec<String>,
+    /// Why a network could not be repaired. The others were.
+    pub failed: Vec<Error>,
+}
+
+/// Repairs: gives back what dead contexts have left, and makes missing bridges and rules of networks in use anew.
 ///
 /// # Errors
 ///
-/// A network cannot be read or brought up.
-pub fn prune(store: &Store, networks: &Networks) -> Result<Vec<String>> {
-    let mut done = Vec::new();
+/// The networks cannot be read.
+pub fn prune(store: &Store, networks: &Networks) -> Result<Repair> {
+    let Repair { mut done, mut failed } = Repair::default();
     let all = networks.list()?;
     let ports = networks.ports();
     for (publish, id) in ports.clear(&ports.lock()?, |id| store.is_alive(id))? {
@@ -298,44 +306,47 @@ pub fn prune(store: &Store, networks: &Networks) -> Result<Vec<String>> {
             publish.host
         ));
     }
-    for network in all {
-        let name = &network.name;
-        let pool = networks.pool(name);
-        if !pool.folder().exists() {
-            continue;
-        }
-        let lock = pool.lock()?;
-        let mut alive = Vec::new();
-        for (lease, id) in pool.leases(&lock)? {
-            if store.holds_lease(&id, name, lease) {
-                alive.push((lease, id));
-            } else {
-                pool.remove_names(&lock, &id)?;
-                shaping::forget(&network.port(lease))?;
-                link::detach(&network, lease)?;
-                pool.give_back(&lock, lease, &id)?;
-                done.push(format!("{name}: gave back number {lease} of {id}, which is gone"));
-            }
-        }
-        for (_, id) in &alive {
-            hold_again(store, id)?;
-        }
-        if alive.is_empty() || network.driver == Driver::Macvlan {
-            continue;
-        }
-        rules::admit_forwarding(&network)?;
-        if link::find(&network)?.is_none() {
-            bring_up(store, &network, || Ok(alive))?;
-            let what = if network.is_routed() {
-                "its rules".into()
-            } else {
-                format!("the bridge {} or its rules", network.bridge())
-            };
-            done.push(format!("{name}: made {what} anew"));
-        }
+    for network in &all {
+        // The device that one stands on may be gone.
+        failed.extend(repair(store, networks, network, &mut done).err());
     }
     done.extend(outer::prune(store, &networks.attachments())?);
-    Ok(done)
+    Ok(Repair { done, failed })
+}
+
+fn repair(store: &Store, networks: &Networks, network: &Definition, done: &mut Vec<String>) -> Result<()> {
+    let name = &network.name;
+    let pool = networks.pool(name);
+    if !pool.folder().exists() {
+        return Ok(());
+    }
+    let lock = pool.lock()?;
+    let mut alive = Vec::new();
+    for (lease, id) in pool.leases(&lock)? {
+        if store.holds_lease(&id, name, lease) {
+            alive.push((lease, id));
+        } else {
+            pool.remove_names(&lock, &id)?;
+            shaping::forget(&network.port(lease))?;
+            link::detach(network, lease)?;
+            pool.give_back(&lock, lease, &id)?;
+            done.push(format!("{name}: gave back number {lease} of {id}, which is gone"));
+        }
+    }
+    for (_, id) in &alive {
+        hold_again(store, id)?;
+    }
+    if alive.is_empty() || network.driver == Driver::Macvlan {
+        return Ok(());
+    }
+    if link::find(network)?.is_some() {
+        return Ok(rules::admit_forwarding(network)?);
+    }
+    bring_up(store, network, || Ok(alive))?;
+    let bridge = || format!("the bridge {} or its rules", network.bridge());
+    let what = if network.is_routed() { "its rules".into() } else { bridge() };
+    done.push(format!("{name}: made {what} anew"));
+    Ok(())
 }
 
 /// Holds a context to its rates, as far as something is missing of what held it.

@@ -25,6 +25,8 @@ pub const SERVER: &str = "mkdir -p /tmp/w/cgi-bin; printf '#!/bin/sh\necho; echo
 pub struct Host {
     pub name: String,
     pub folder: PathBuf,
+    /// Variables that vctx is called with.
+    pub variables: RefCell<Vec<(&'static str, String)>>,
     contexts: RefCell<Vec<String>>,
     servers: RefCell<Vec<Child>>,
 }
@@ -36,7 +38,13 @@ impl Host {
         let folder = rootfs::workspace().join(&name);
         fs::create_dir(&folder).unwrap();
         rootfs::populate(&folder.join("rootfs"));
-        let host = Host { name, folder, contexts: RefCell::default(), servers: RefCell::default() };
+        let host = Host {
+            name,
+            folder,
+            variables: RefCell::default(),
+            contexts: RefCell::default(),
+            servers: RefCell::default(),
+        };
         let (inner, outer) = (host.name.clone(), host.outside());
         for namespace in [&inner, &outer] {
             ip(&["netns", "add", namespace]);
@@ -66,6 +74,7 @@ impl Host {
     pub fn vctx(&self) -> Command {
         let mut command = self.inside(runtime());
         command.arg("--root").arg(self.folder.join("state")).env("VCTX_TEST_ID", &self.name);
+        command.envs(self.variables.borrow().iter().map(|(name, value)| (name, value)));
         command
     }
 
