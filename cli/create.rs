@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use vctx_context::brief;
 use vctx_netns::Networks;
 use vctx_runtime::config::Config;
 use vctx_runtime::create::{Cgroups, Console, Request, Start};
@@ -54,7 +55,8 @@ pub(crate) fn of_bundle(
 ) -> Result<Request, Error> {
     // A wrong id is told before the bundle is looked for.
     vctx_runtime::state::check_id(id)?;
-    let bundle = bundle.canonicalize().map_err(|source| Error::Bundle { path: bundle.to_owned(), source })?;
+    let bundle =
+        brief::real_path(bundle).map_err(|source| Error::Bundle { path: bundle.to_owned(), source })?;
     let config = Config::of_bundle(&bundle)?;
     Ok(Request {
         id: id.to_owned(),

@@ -5,6 +5,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxSeccomp, Process, Spec};
+use rustix::fs::{Mode, OFlags, open};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -98,7 +99,9 @@ fn read(path: &Path) -> Result<Vec<u8>> {
     let fail = |source| Error::ReadConfig { path: path.into(), source };
     let mut bytes = Vec::with_capacity(16 << 10);
     // The length that a device says it has is none.
-    let file = File::open(path).map_err(fail)?;
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let file = open(path, flags, Mode::empty()).map_err(|error| fail(error.into()))?;
+    let file = File::from(file);
     file.take(LIMIT + 1).read_to_end(&mut bytes).map_err(fail)?;
     if bytes.len() as u64 > LIMIT {
         return Err(Error::invalid(path.display().to_string(), format!("is longer than {LIMIT} bytes")));

@@ -17,7 +17,7 @@ use vctx_context::child::plan::{Filter, Plan};
 use vctx_context::idmap::Mappings;
 use vctx_context::namespace::{Joined, Kind};
 use vctx_context::spawn::{self, Child, Handshake};
-use vctx_context::{exe, procfs, seccomp, terminal};
+use vctx_context::{brief, exe, procfs, seccomp, terminal};
 
 use crate::config::Config;
 use crate::failure::{blame_memory, explain};
@@ -267,7 +267,7 @@ fn receive(live: &Live<'_>, context: &Context, undo: &mut Undo) -> Result<outer:
     }
     if let Some(later) = &live.entry.later {
         let join = later_groups(context, later, live.resources(), undo)?;
-        handshake.groups(&join.tasks).map_err(|error| explain(error, plan))?;
+        handshake.groups(join.tasks).map_err(|error| explain(error, plan))?;
     }
     Ok(held)
 }
@@ -379,7 +379,7 @@ pub(crate) fn record(
     };
     let context = Context { folder, state };
     let path = context.config_path();
-    fs::write(&path, &request.config.bytes).map_err(Error::state("write", path))?;
+    brief::write(&path, &request.config.bytes).map_err(Error::state("write", path))?;
     context.write()?;
     // From here on a killed create is cleaned up by what was written.
     content::make(&context.folder, &request.files, &request.folders)?;
@@ -393,7 +393,7 @@ pub(crate) fn root(request: &Request) -> Result<RootFs> {
     }
     let path = request.config.spec.root().as_ref().map(|root| root.path().clone()).unwrap_or_default();
     let path = request.bundle.join(path);
-    match path.canonicalize() {
+    match brief::real_path(&path) {
         Ok(path) => Ok(RootFs::Folder(path)),
         Err(source) => Err(Error::HostPath { what: "the root file system", path, source }),
     }

@@ -16,7 +16,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 use vctx_context::cgroup::Cgroup;
 use vctx_context::namespace::Kind;
-use vctx_context::procfs;
+use vctx_context::{brief, procfs};
 
 use crate::lock::Lock;
 use crate::network::Attached;
@@ -308,12 +308,13 @@ fn check_owner(path: &Path, links: Links) -> Result<()> {
 
 fn read_state(folder: &Path) -> Result<State> {
     let path = folder.join("state.json");
-    let bytes = fs::read(&path).map_err(Error::state("read", &path))?;
+    let bytes = brief::read(&path).map_err(Error::state("read", &path))?;
     let id = folder.file_name().unwrap_or_default().to_string_lossy();
     let mut state = State::parse(&bytes, &id).map_err(|source| Error::Damaged { path, source })?;
     let path = folder.join(PROCESS);
-    state.process = match fs::read_to_string(&path) {
-        Ok(text) => parse_process(&text).map_err(|source| Error::Damaged { path, source })?,
+    state.process = match brief::read(&path) {
+        Ok(text) => parse_process(&String::from_utf8_lossy(&text))
+            .map_err(|source| Error::Damaged { path, source })?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         Err(error) => return Err(Error::state("read", path)(error)),
     };
@@ -373,7 +374,7 @@ impl Context {
         let temporary = self.folder.join("state.json.new");
         let bytes = serde_json::to_vec(&self.state)
             .map_err(|source| Error::Damaged { path: path.clone(), source })?;
-        fs::write(&temporary, bytes).map_err(Error::state("write", &temporary))?;
+        brief::write(&temporary, &bytes).map_err(Error::state("write", &temporary))?;
         fs::rename(&temporary, &path).map_err(Error::state("write", &path))
     }
 
@@ -384,7 +385,8 @@ impl Context {
     /// The folder is full or read-only.
     pub fn write_process(&mut self, pid: i32, start_time: u64) -> Result<()> {
         let path = self.folder.join(PROCESS);
-        fs::write(&path, format!("{pid} {start_time}\n")).map_err(Error::state("write", path))?;
+        brief::write(&path, format!("{pid} {start_time}\n").as_bytes())
+            .map_err(Error::state("write", path))?;
         self.state.process = Some((pid, start_time));
         Ok(())
     }

@@ -237,10 +237,14 @@ pub(crate) fn wait_groups<E>(
     let mut entered = 0;
     for message in control.drain() {
         if let RecvAncillaryMessage::ScmRights(descriptors) = message {
-            for descriptor in descriptors {
-                enter(entered, descriptor.as_fd())?;
-                entered += 1;
-            }
+            let mut done = Ok(());
+            crate::sys::close_together(descriptors.inspect(|descriptor| {
+                if done.is_ok() {
+                    done = enter(entered, descriptor.as_fd());
+                    entered += 1;
+                }
+            }));
+            done?;
         }
     }
     if entered == usize::from(bytes[1]) { Ok(()) } else { Err(refuse(Errno::MFILE)) }

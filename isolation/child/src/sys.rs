@@ -5,7 +5,7 @@
 use core::ffi::{CStr, c_char, c_int, c_long, c_void};
 use core::mem::size_of;
 
-use rustix::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use rustix::io::Errno;
 
 use crate::plan::Capabilities;
@@ -80,6 +80,32 @@ pub fn close_on_exec_from(first: u32) -> Result<(), Errno> {
     const CLOSE_RANGE_CLOEXEC: c_int = 4;
     // SAFETY: changes flags of descriptors only; none is closed, so no owner is betrayed.
     check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, CLOSE_RANGE_CLOEXEC) }).map(drop)
+}
+
+/// Closes descriptors, neighbours in one call.
+pub fn close_together(descriptors: impl IntoIterator<Item = OwnedFd>) {
+    let close = |(first, last): (RawFd, RawFd)| {
+        // SAFETY: these are the numbers of descriptors that were owned here, each the next one's neighbour, and are no longer.
+        if check(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) }).is_err() {
+            // A filter around us that is older than this call.
+            (first..=last).for_each(|number| {
+                // SAFETY: as above.
+                unsafe { libc::syscall(libc::SYS_close, number) };
+            });
+        }
+    };
+    let mut run: Option<(RawFd, RawFd)> = None;
+    for descriptor in descriptors {
+        let number = descriptor.into_raw_fd();
+        run = match run {
+            Some((first, last)) if number == last + 1 => Some((first, number)),
+            before => {
+                before.map(close);
+                Some((number, number))
+            }
+        };
+    }
+    run.map(close);
 }
 
 /// The number is that of a descriptor which came from our caller: open, and without close-on-exec, as none of ours is.

@@ -4,6 +4,7 @@
 //! applies, or act on a context that runs. Nothing above this crate names a namespace flag.
 
 pub mod apart;
+pub mod brief;
 pub mod capability;
 pub mod cgroup;
 pub mod criu;

@@ -1,10 +1,11 @@
 //! The host's procfs, verified to be one, and what is read from it about a process.
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::OwnedFd;
 
 use rustix::fs::{CWD, Mode, OFlags, PROC_SUPER_MAGIC, fstatfs, openat};
+
+use crate::brief;
 
 /// Opens `/proc`.
 ///
@@ -36,16 +37,15 @@ pub struct Identity {
 ///
 /// As read(2), or InvalidData when the line is not as proc_pid_stat(5) says.
 pub fn identity(pid: i32) -> io::Result<Option<Identity>> {
-    let mut text = Vec::with_capacity(512);
-    match File::open(format!("/proc/{pid}/stat")).and_then(|mut file| file.read_to_end(&mut text)) {
-        Ok(_) => {}
+    let text = match brief::read(format!("/proc/{pid}/stat")) {
+        Ok(text) => text,
         Err(error)
             if error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH) =>
         {
             return Ok(None);
         }
         Err(error) => return Err(error),
-    }
+    };
     let mut identity = parse(&text).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
     identity.start_time = identity.start_time.wrapping_sub(shift()?);
     Ok(Some(identity))
@@ -55,10 +55,10 @@ pub fn identity(pid: i32) -> io::Result<Option<Identity>> {
 fn shift() -> io::Result<u64> {
     /// Of the kernel's interface, on every architecture that has time namespaces.
     const TICKS: i64 = 100;
-    let text = match std::fs::read_to_string("/proc/self/timens_offsets") {
+    let text = match brief::read(c"/proc/self/timens_offsets") {
         // Linux before 5.6, or built without them.
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
-        result => result?,
+        result => String::from_utf8(result?).map_err(|_| io::ErrorKind::InvalidData)?,
     };
     let offset = text.lines().find_map(|line| {
         let mut fields = line.strip_prefix("boottime")?.split_ascii_whitespace();
@@ -88,8 +88,9 @@ pub fn denies_setgroups(pid: i32) -> bool {
 /// This process is in the user namespace that the kernel began with: all ids are mapped to themselves.
 #[must_use]
 pub fn in_first_user_namespace() -> bool {
-    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-    map.split_ascii_whitespace().eq(["0", "0", "4294967295"])
+    let map = brief::read(c"/proc/self/uid_map").unwrap_or_default();
+    let words = map.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
+    words.eq([&b"0"[..], b"0", b"4294967295"])
 }
 
 /// The number of threads of this process (proc_pid_task(5)).

@@ -364,7 +364,7 @@ impl Handshake {
     /// # Errors
     ///
     /// As [`Handshake::order`].
-    pub fn groups(&self, tasks: &[OwnedFd]) -> Result<(), Error> {
+    pub fn groups(&self, tasks: Vec<OwnedFd>) -> Result<(), Error> {
         let refused = |error: Errno| Error::Channel(error.into());
         let count = u8::try_from(tasks.len()).ok().filter(|count| usize::from(*count) <= MOST_GROUPS);
         let bytes = [Order::Groups as u8, count.ok_or_else(|| refused(Errno::TOOBIG))?];
@@ -377,6 +377,7 @@ impl Handshake {
         let sent = rustix::io::retry_on_intr(|| {
             sendmsg(&self.socket, &[IoSlice::new(&bytes)], &mut control, SendFlags::NOSIGNAL)
         });
+        vctx_child::sys::close_together(tasks);
         self.sent(sent)
     }
 

@@ -224,7 +224,7 @@ impl List {
 /// Takes the group from its present list to `target` with as few writes as possible; what becomes allowed comes before
 /// what becomes denied.
 fn update_v1(dir: &Path, target: &List) -> Result<(), Error> {
-    let now = List::parse(&file::read(&dir.join("devices.list"))?);
+    let now = List::parse(&file::read_value(&dir.join("devices.list"))?);
     let mut writer = Writer { dir, allow: None, deny: None };
     let mut present = now.exceptions.as_slice();
     if target.allow || target.allow != now.allow {

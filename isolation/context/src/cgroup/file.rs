@@ -11,6 +11,15 @@ use rustix::fs::{Mode, OFlags, open, openat};
 use rustix::io::Errno;
 
 use super::Error;
+use crate::brief;
+
+/// The text of a control file that the kernel shows whole.
+pub(super) fn read_value(path: &Path) -> Result<String, Error> {
+    let text = brief::read(path).and_then(|text| {
+        String::from_utf8(text).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+    });
+    text.map_err(|source| Error::Read { path: path.into(), source })
+}
 
 /// The whole text of a control file. The kernel knows no size for these files beforehand; nearly all fit into the first
 /// read.

@@ -68,7 +68,7 @@ fn freeze_v1(dir: &Path) -> Result<(), Error> {
     let mut pause = Duration::from_micros(50);
     loop {
         file::write(&path, "FROZEN", "freezer.state")?;
-        if file::read(&path)?.trim() == "FROZEN" {
+        if file::read_value(&path)?.trim() == "FROZEN" {
             return Ok(());
         }
         if Instant::now() > deadline {

@@ -57,7 +57,7 @@ pub(super) struct Mount {
 impl Layout {
     /// Finds the hierarchies that this process is a member of and that are mounted.
     pub fn detect() -> Result<Layout, Error> {
-        let membership = file::read(Path::new("/proc/self/cgroup"))?;
+        let membership = file::read_value(Path::new("/proc/self/cgroup"))?;
         if let Some(layout) = usual(&membership) {
             return Ok(layout);
         }

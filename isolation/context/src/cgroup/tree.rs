@@ -171,7 +171,7 @@ fn make(point: &Path, dir: &Path, made: &mut Vec<PathBuf>) -> Result<Leaf, Error
 /// memory nodes accepts no process. That of a new group is empty without being read.
 fn inherit(point: &Path, dir: &Path, name: &str, leaf: Leaf) -> Result<String, Error> {
     let path = dir.join(name);
-    let value = if leaf == Leaf::Made { String::new() } else { file::read(&path)? };
+    let value = if leaf == Leaf::Made { String::new() } else { file::read_value(&path)? };
     match dir.parent() {
         Some(parent) if value.trim().is_empty() && dir != point => {
             let value = inherit(point, parent, name, Leaf::Existed)?;
@@ -185,13 +185,13 @@ fn inherit(point: &Path, dir: &Path, name: &str, leaf: Leaf) -> Result<String, E
 /// Turns on, in each ancestor, all controllers that are available there. The leaf having as many as the root means that
 /// an earlier start did the work.
 fn enable_all(unified: &Hierarchy) -> Result<(), Error> {
-    let available = file::read(&unified.point.join("cgroup.controllers"))?;
-    if file::read(&unified.dir.join("cgroup.controllers"))? == available {
+    let available = file::read_value(&unified.point.join("cgroup.controllers"))?;
+    if file::read_value(&unified.dir.join("cgroup.controllers"))? == available {
         return Ok(());
     }
     for ancestor in ancestors(unified) {
-        let available = file::read(&ancestor.join("cgroup.controllers"))?;
-        let enabled = file::read(&ancestor.join("cgroup.subtree_control"))?;
+        let available = file::read_value(&ancestor.join("cgroup.controllers"))?;
+        let enabled = file::read_value(&ancestor.join("cgroup.subtree_control"))?;
         let wanted: Vec<String> = available
             .split_whitespace()
             .filter(|name| !enabled.split_whitespace().any(|on| on == *name))

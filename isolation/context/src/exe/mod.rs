@@ -13,6 +13,7 @@ use std::ffi::{CString, OsStr};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use rustix::fs::{
     Access, AtFlags, CWD, MemfdFlags, Mode, OFlags, SealFlags, StatxAttributes, StatxFlags, accessat,
@@ -48,7 +49,10 @@ pub enum Error {
 ///
 /// No protected copy could be made or executed.
 pub fn protect() -> Result<(), Error> {
-    if is_protected() {
+    // What this process runs from stays what it is.
+    static PROTECTED: AtomicBool = AtomicBool::new(false);
+    if PROTECTED.load(Relaxed) || is_protected() {
+        PROTECTED.store(true, Relaxed);
         return Ok(());
     }
     let copy = readonly_mount().or_else(|_| sealed_copy()).map_err(Error::Copy)?;
