@@ -23,7 +23,7 @@ pub(crate) enum ImageVerb {
     /// Send an image to a registry.
     Push(PushArgs),
     /// Look whether an image in a registry is signed as --key or the policy asks, and print its digest.
-    Verify(VerifyArgs),
+    Verify(WantedArgs),
     /// Take in an OCI layout, an archive of `docker save`, a root file system, or a suite of Debian.
     Import(ImportArgs),
     /// Write an image to a file or folder.
@@ -68,8 +68,9 @@ pub(crate) struct TrustArgs {
     pub(crate) key: Option<PathBuf>,
 }
 
+/// An image in a registry. It is what `vctx image verify` takes.
 #[derive(Debug, Args)]
-pub(crate) struct VerifyArgs {
+pub(crate) struct WantedArgs {
     #[command(flatten)]
     pub(crate) registry: RegistryArgs,
     #[command(flatten)]
@@ -77,7 +78,7 @@ pub(crate) struct VerifyArgs {
     /// Which of several platforms [default: this machine's].
     #[arg(long, value_name = "OS/ARCHITECTURE")]
     pub(crate) platform: Option<Platform>,
-    /// Name of the image.
+    /// Name of the image, such as debian:13 or registry.example.org/team/app.
     #[arg(value_name = "NAME")]
     pub(crate) name: Reference,
 }
@@ -85,18 +86,10 @@ pub(crate) struct VerifyArgs {
 #[derive(Debug, Args)]
 pub(crate) struct PullArgs {
     #[command(flatten)]
-    pub(crate) registry: RegistryArgs,
-    #[command(flatten)]
-    pub(crate) trust: TrustArgs,
-    /// Which of several platforms [default: this machine's].
-    #[arg(long, value_name = "OS/ARCHITECTURE")]
-    pub(crate) platform: Option<Platform>,
+    pub(crate) wanted: WantedArgs,
     /// How much a layer may unpack to, in bytes [default: 128g, and nine tenths of the free disk].
     #[arg(long, value_name = "SIZE")]
     pub(crate) limit: Option<Size>,
-    /// Name of the image, such as debian:13 or registry.example.org/team/app.
-    #[arg(value_name = "NAME")]
-    pub(crate) name: Reference,
 }
 
 #[derive(Debug, Args)]

@@ -11,33 +11,31 @@ use vctx_storage::image::unpack::{Owners, Unpack};
 use vctx_storage::image::{Reference, Store};
 
 use crate::error::Error;
-use crate::image_args::{PullArgs, PushArgs, RegistryArgs, TrustArgs, VerifyArgs};
+use crate::image_args::{PullArgs, PushArgs, RegistryArgs, WantedArgs};
 use crate::values::Size;
 
 const PROGRAM: &str = "vctx-registry";
 
 pub(super) fn pull(store: &Store, args: &PullArgs, how: Unpack) -> Result<u8, Error> {
-    let mut job = job(store, Verb::Pull, args.name.to_string(), &args.name, &args.registry, how);
+    let mut job = wanted(store, Verb::Pull, &args.wanted, how);
     job.limit = match args.limit {
         Some(Size::Bytes(bytes)) => Some(bytes),
         Some(Size::Max) => Some(u64::MAX),
         None => None,
     };
-    job.platform = args.platform.clone().unwrap_or(job.platform);
-    trust(&mut job, &args.trust);
     run(&job)
 }
 
-pub(super) fn verify(store: &Store, args: &VerifyArgs, how: Unpack) -> Result<u8, Error> {
-    let mut job = job(store, Verb::Verify, args.name.to_string(), &args.name, &args.registry, how);
-    job.platform = args.platform.clone().unwrap_or(job.platform);
-    trust(&mut job, &args.trust);
-    run(&job)
+pub(super) fn verify(store: &Store, args: &WantedArgs, how: Unpack) -> Result<u8, Error> {
+    run(&wanted(store, Verb::Verify, args, how))
 }
 
-fn trust(job: &mut Job, args: &TrustArgs) {
-    job.policy.clone_from(&args.signature_policy);
-    job.key.clone_from(&args.key);
+fn wanted(store: &Store, verb: Verb, args: &WantedArgs, how: Unpack) -> Job {
+    let mut job = job(store, verb, args.name.to_string(), &args.name, &args.registry, how);
+    job.platform = args.platform.clone().unwrap_or(job.platform);
+    job.policy.clone_from(&args.trust.signature_policy);
+    job.key.clone_from(&args.trust.key);
+    job
 }
 
 pub(super) fn push(store: &Store, args: &PushArgs, how: Unpack) -> Result<u8, Error> {
