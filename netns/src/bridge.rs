@@ -82,7 +82,7 @@ pub fn attach(network: &Definition, bridge: u32, lease: u32, namespace: Borrowed
     let failed = || Error::link("make the network device", &port);
     let host = own().map_err(failed())?;
     let here = Wire::here().map_err(failed())?;
-    let there = Wire::there(namespace).map_err(failed())?;
+    let there = Wire::there_from(host.as_fd(), namespace).map_err(failed())?;
     let mut made = there.change_all(inside(network, lease, host.as_fd()));
     if made.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AlreadyExists) {
         // The namespace of who had the lease before is still going, or somebody holds it. The address is no longer theirs.

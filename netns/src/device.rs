@@ -154,8 +154,8 @@ impl Moved {
     /// The device is gone, its name was taken meanwhile, or the kernel refuses.
     pub fn back(&self) -> Result<(), Error> {
         let failed = |source| Error::Move { name: self.name.clone(), source };
-        let there = Wire::there(self.namespace.as_fd()).map_err(failed)?;
         let own = own().map_err(failed)?;
+        let there = Wire::there_from(own.as_fd(), self.namespace.as_fd()).map_err(failed)?;
         set_namespace(&there, self.index, &self.name, own.as_fd()).map_err(failed)?;
         let here = Wire::here().map_err(failed)?;
         let back = links(&here, "host")?.into_iter().find(|link| name_of(link) == Some(&self.name));

@@ -57,12 +57,6 @@ impl Pool {
         address: Option<IpAddr>,
         alive: impl Fn(&str, u32) -> bool,
     ) -> Result<(u32, Option<String>)> {
-        let links = self.folder.join("leases");
-        if let Err(error) = fs::create_dir(&links)
-            && error.kind() != io::ErrorKind::AlreadyExists
-        {
-            return Err(Error::file("make", links)(error));
-        }
         if let Some(address) = address {
             let lease = network.lease_of(address)?;
             if self.try_take(lease, id)? {
@@ -142,7 +136,13 @@ impl Pool {
     }
 
     fn try_take(&self, lease: u32, id: &str) -> Result<bool> {
-        match symlink(id, self.link(lease)) {
+        let mut made = symlink(id, self.link(lease));
+        if made.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+            let links = self.folder.join("leases");
+            fs::create_dir(&links).map_err(Error::file("make", links))?;
+            made = symlink(id, self.link(lease));
+        }
+        match made {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
             Err(error) => Err(Error::file("make", self.link(lease))(error)),

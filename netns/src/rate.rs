@@ -87,6 +87,12 @@ impl Rates {
     pub fn is_none(&self) -> bool {
         *self == Rates::default()
     }
+
+    /// These, and those of `others` in a direction that has none.
+    #[must_use]
+    pub fn or(self, others: Rates) -> Rates {
+        Rates { inward: self.inward.or(others.inward), outward: self.outward.or(others.outward) }
+    }
 }
 
 impl Change {

@@ -54,7 +54,7 @@ pub(crate) fn attach(network: &Definition, parent: u32, plug: Plug<'_>) -> Resul
     let failed = || Error::link("make the network device", &port);
     let host = own().map_err(failed())?;
     let here = Wire::here().map_err(failed())?;
-    let there = Wire::there(plug.namespace).map_err(failed())?;
+    let there = Wire::there_from(host.as_fd(), plug.namespace).map_err(failed())?;
     let requests = || {
         // One MAC address for all of them: nobody but the one context sees it.
         let outer = vec![LinkAttribute::Address(network.mac(GATEWAY).to_vec())];

@@ -246,7 +246,9 @@ pub(crate) fn has_table(name: &str) -> io::Result<bool> {
     let socket = Socket::new(NETLINK_NETFILTER)?;
     socket.connect(&SocketAddr::new(0, 0))?;
     socket.send(&message, 0)?;
-    let (answer, _) = socket.recv_from_full()?;
+    // Both an error and a table with its comment are less.
+    let mut answer = Vec::with_capacity(4096);
+    socket.recv(&mut answer, 0)?;
     let kind = answer.get(4..6).and_then(|bytes| bytes.try_into().ok()).map(u16::from_ne_bytes);
     let code = answer.get(16..20).and_then(|bytes| bytes.try_into().ok()).map(i32::from_ne_bytes);
     match (kind, code) {

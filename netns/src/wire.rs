@@ -1,8 +1,7 @@
 //! One request and its answers on a blocking rtnetlink(7) socket.
 
-use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
@@ -10,6 +9,7 @@ use netlink_packet_core::{
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use rustix::fs::{Mode, OFlags, open};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 /// The kernel puts no more into one packet (`NLMSG_GOODSIZE`, and what is asked of a dump by the room that is offered).
@@ -30,11 +30,15 @@ impl Wire {
 
     /// Speaks to another namespace. The thread goes there and comes back.
     pub(crate) fn there(namespace: BorrowedFd<'_>) -> io::Result<Wire> {
-        let own = own()?;
+        Wire::there_from(own()?.as_fd(), namespace)
+    }
+
+    /// The same, where the own namespace is open already.
+    pub(crate) fn there_from(own: BorrowedFd<'_>, namespace: BorrowedFd<'_>) -> io::Result<Wire> {
         let network = Some(LinkNameSpaceType::Network);
         move_into_link_name_space(namespace, network)?;
         let wire = Wire::here();
-        move_into_link_name_space(own.as_fd(), network)?;
+        move_into_link_name_space(own, network)?;
         wire
     }
 
@@ -137,6 +141,6 @@ fn request(message: RouteNetlinkMessage, flags: u16) -> NetlinkMessage<RouteNetl
 }
 
 /// The network namespace of this thread.
-pub(crate) fn own() -> io::Result<File> {
-    File::open("/proc/thread-self/ns/net")
+pub(crate) fn own() -> io::Result<OwnedFd> {
+    Ok(open("/proc/thread-self/ns/net", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
 }

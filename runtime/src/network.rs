@@ -154,14 +154,24 @@ pub(crate) fn change_rates(context: &mut Context, change: Change) -> Result<Rate
     let port = own.port.clone().ok_or(Error::NoRate { id })?;
     let before = own.rates;
     let rates = change.applied_to(before);
-    own.rates = rates;
-    // Written first: what goes beyond the port's own life is then known to `delete`.
+    // Written first, and what is lifted only afterwards: whatever a killed command has left is then known to `delete`, for
+    // not all of it goes with the port, and to `prune`.
+    own.rates = rates.or(before);
     context.write()?;
-    if let Err(error) = shaping::hold(&port, &rates) {
+    let held = shaping::hold(&port, &rates).map_err(Error::from).and_then(|()| lift(context, rates));
+    if let Err(error) = held {
         set_rates(context, before);
-        return Err(error.into());
+        return Err(error);
     }
     Ok(before)
+}
+
+fn lift(context: &mut Context, rates: Rates) -> Result<()> {
+    match context.state.network.as_mut() {
+        Some(own) if own.rates != rates => own.rates = rates,
+        _ => return Ok(()),
+    }
+    context.write()
 }
 
 /// Goes back to what held before. The first error is told, and not one of this.

@@ -16,6 +16,8 @@ pub fn cases() -> Vec<Case> {
     vec![
         network(case!(network_create_and_rm_killed_at_any_call_leave_what_the_next_removes)),
         network(case!(run_with_a_network_killed_at_any_call_leaves_what_the_next_command_removes)),
+        network(case!(rates_killed_at_any_call_leave_what_holds_as_it_is_written_down))
+            .needs(Need::Program("tc")),
         network(case!(run_with_a_shared_address_killed_at_any_call_leaves_neither_lease_nor_program)),
         case!(image_import_rm_and_gc_killed_at_any_call_leave_a_sound_store).needs(Need::Vctx),
     ]
@@ -112,21 +114,7 @@ fn run_with_a_network_killed_at_any_call_leaves_what_the_next_command_removes() 
         vctx.args(["--", "true"]);
         vctx
     };
-    let recover = || {
-        done(host.call(&["delete", "--force", &id]), &["does not exist"])?;
-        // The next one gets an address, and its lease is the only one.
-        done(command::run(&mut run()), &[])?;
-        let contexts = host.inspect("blue")["contexts"].to_string();
-        if contexts != "{}" {
-            return Err(format!("leases are left: {contexts}"));
-        }
-        let end = Instant::now() + Duration::from_secs(10);
-        let ends = || host.devices().into_iter().filter(|name| name.starts_with("vx")).collect::<Vec<_>>();
-        while !ends().is_empty() && Instant::now() < end {
-            std::thread::yield_now();
-        }
-        if ends().is_empty() { Ok(()) } else { Err(format!("devices are left: {:?}", ends())) }
-    };
+    let recover = || nothing_of_a_context_is_left(&host, &id, run);
     // The first context of a network makes its bridge and rules; the next ones find them.
     let afresh = || {
         host.call(&["network", "rm", "blue"]).ok();
@@ -134,6 +122,69 @@ fn run_with_a_network_killed_at_any_call_leaves_what_the_next_command_removes() 
     };
     at_every_call("run --net, first", 41, afresh, run, recover);
     at_every_call("run --net, next", 41, || (), run, recover);
+}
+
+/// After a killed `run` in the network `blue`.
+fn nothing_of_a_context_is_left(host: &Host, id: &str, run: impl Fn() -> Command) -> Result<(), String> {
+    done(host.call(&["delete", "--force", id]), &["does not exist"])?;
+    // The next one gets an address, and its lease is the only one.
+    done(command::run(&mut run()), &[])?;
+    let contexts = host.inspect("blue")["contexts"].to_string();
+    if contexts != "{}" {
+        return Err(format!("leases are left: {contexts}"));
+    }
+    let end = Instant::now() + Duration::from_secs(10);
+    let own = |name: &String| ["vx", "vq"].iter().any(|start| name.starts_with(start));
+    let ends = || host.devices().into_iter().filter(own).collect::<Vec<_>>();
+    while !ends().is_empty() && Instant::now() < end {
+        std::thread::yield_now();
+    }
+    if ends().is_empty() { Ok(()) } else { Err(format!("devices are left: {:?}", ends())) }
+}
+
+fn rates_killed_at_any_call_leave_what_holds_as_it_is_written_down() {
+    let host = Host::new();
+    host.call(&["network", "create", "blue"]).ok();
+    let (id, kept) = (host.id("a"), host.id("kept"));
+    let run = || {
+        let mut vctx = host.vctx();
+        vctx.args(["run", "--rm", "--name", &id, "--net", "blue", "--net-rate", "in=80mbit,out=20mbit"]);
+        vctx.arg(host.folder.join("rootfs")).args(["--", "true"]);
+        vctx
+    };
+    // The network itself comes with the first of them.
+    command::run(&mut run()).ok();
+    at_every_call("run --net-rate", 41, || (), run, || nothing_of_a_context_is_left(&host, &id, run));
+    host.detached("kept", &["--net", "blue"], "sleep 1000").ok();
+    let update = |rates: &'static str| {
+        let mut vctx = host.vctx();
+        vctx.args(["update", "--net-rate", rates, &kept]);
+        vctx
+    };
+    let recover = || {
+        done(host.call(&["network", "prune"]), &[])?;
+        let state = fs::read_to_string(host.folder.join("state").join(&kept).join("state.json")).unwrap();
+        let state: serde_json::Value = serde_json::from_str(&state).unwrap();
+        let written = ["in", "out"].map(|way| state["network"]["rates"][way].as_u64());
+        let held = ["vx", "vq"].map(|start| rate_of(&host, start));
+        if written == held { Ok(()) } else { Err(format!("{held:?} hold, and {written:?} are written down")) }
+    };
+    let (none, both) = ("in=none,out=none", "in=80mbit,out=20mbit");
+    for (before, after) in [(none, both), (both, "in=40mbit,out=none"), (both, none)] {
+        let prepare = || drop(command::run(&mut update(before)).ok());
+        at_every_call("update --net-rate", 5, prepare, || update(after), recover);
+    }
+    host.delete("kept");
+    nothing_of_a_context_is_left(&host, &id, run).unwrap();
+}
+
+/// What the token bucket of the device that is named so lets through, in bytes a second.
+fn rate_of(host: &Host, start: &str) -> Option<u64> {
+    let device = host.devices().into_iter().find(|name| name.starts_with(start))?;
+    let list =
+        command::run(host.inside("tc").args(["-j", "qdisc", "show", "dev", &device, "root"])).ok().stdout;
+    let list: serde_json::Value = serde_json::from_str(&list).unwrap();
+    list[0]["options"]["rate"].as_u64()
 }
 
 fn run_with_a_shared_address_killed_at_any_call_leaves_neither_lease_nor_program() {
