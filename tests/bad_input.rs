@@ -193,6 +193,7 @@ fn namespaces_in_conflict_are_refused() {
             namespaces(&[usual[0], usual[1], usual[2], ("user", None)]),
             "linux.uidMappings",
         ),
+        ("/linux/namespaces", namespaces(&[usual[1], usual[2], ("user", None)]), "no mount namespace"),
         ("/linux/namespaces", json!([]), "hostname: needs a uts namespace"),
     ]);
 }

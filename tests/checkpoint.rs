@@ -136,7 +136,7 @@ fn a_pre_dump_comes_before_a_checkpoint_or_is_refused_by_name() {
     assert_eq!(context.status(), "running");
     reached(&context, count(&context) + 3);
     checkpoint(&context, &["--parent-path", "/absolute"]).refused_with(&["relative"]);
-    checkpoint(&context, &["--parent-path", "../absent"]).refused();
+    checkpoint(&context, &["--parent-path", "../absent"]).refused_with(&["--parent-path"]);
     checkpoint(&context, &["--parent-path", "../early"]).ok();
     let before = count(&context);
     restore(&context, &[]).ok();

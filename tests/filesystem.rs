@@ -3,6 +3,7 @@
 use crate::harness::{Case, Context, Need, case, json};
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::process::Command;
 
 pub fn cases() -> Vec<Case> {
     vec![
@@ -38,8 +39,10 @@ pub fn cases() -> Vec<Case> {
         case!(a_later_mount_covers_an_earlier_one),
         case!(writes_go_to_the_root_filesystem),
         case!(the_working_folder_may_be_on_a_mount),
-        case!(without_a_mount_namespace_the_host_sees_no_mount).needs(Need::Vctx).needs(Need::Linux(6, 15)),
-        case!(without_a_mount_namespace_an_older_kernel_mounts_nothing).needs(Need::Vctx),
+        case!(without_a_mount_namespace_the_host_sees_no_mount).needs(Need::Vctx),
+        case!(without_a_mount_namespace_the_guest_is_held_as_in_one).needs(Need::Vctx),
+        case!(without_a_mount_namespace_an_unbindable_mount_is_refused).needs(Need::Vctx),
+        case!(a_mount_namespace_is_joined_by_its_path).needs(Need::Vctx),
     ]
 }
 
@@ -359,17 +362,56 @@ fn the_working_folder_may_be_on_a_mount() {
     assert_eq!(context.prints(), "/work\nhere");
 }
 
-fn without_a_mount_namespace_an_older_kernel_mounts_nothing() {
-    let mut context = Context::sh("echo ran");
+fn without_a_mount_namespace_an_unbindable_mount_is_refused() {
+    let mut context = Context::sh("cat /work/file");
     context.without_namespace("mount");
-    let unmounted = ["maskedPaths", "readonlyPaths", "devices"];
-    context.spec["linux"].as_object_mut().unwrap().retain(|key, _| !unmounted.contains(&key.as_str()));
-    if crate::harness::kernel() < (6, 15) {
-        context.run().refused_with(&["6.15"]);
-        context.assert_nothing_left();
-    }
-    context.set("/mounts", json!([]));
-    assert_eq!(context.prints(), "ran");
+    let folder = context.dir.join("shared");
+    fs::create_dir(&folder).unwrap();
+    context.bind("/work", folder, &["bind", "unbindable"]);
+    context.run().refused_with(&["has unbindable, which needs a new mount namespace"]);
+    context.assert_nothing_left();
+}
+
+fn without_a_mount_namespace_the_guest_is_held_as_in_one() {
+    let mut context = Context::sh(
+        "wc -c </etc/secret; echo x >/proc/sys/kernel/panic || echo read-only; echo x >/new || echo root too; \
+         mkdir /sys/fs/cgroup/new || echo groups too; ls /sys/fs/cgroup | grep -q . && echo groups are seen; \
+         echo x >/dev/null && echo null; ls /..",
+    );
+    context.without_namespace("mount");
+    fs::write(context.root("etc/secret"), "secret").unwrap();
+    context.push(
+        "/mounts",
+        json!({ "destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["ro", "rslave"] }),
+    );
+    context.push("/linux/maskedPaths", json!("/etc/secret"));
+    context.set("/root/readonly", json!(true));
+    let inside = context.prints();
+    let (held, root) = inside.split_once("null\n").unwrap();
+    assert_eq!(held, "0\nread-only\nroot too\ngroups too\ngroups are seen\n");
+    assert!(root.lines().any(|name| name == "etc") && !root.lines().any(|name| name == "boot"), "{root}");
+}
+
+fn a_mount_namespace_is_joined_by_its_path() {
+    let mut other = Command::new("unshare").args(["--mount", "sleep", "1000"]).spawn().unwrap();
+    let path = format!("/proc/{}/ns/mnt", other.id());
+    let own = fs::read_link("/proc/self/ns/mnt").unwrap();
+    let joined = crate::harness::eventually("the namespace is new", 10, || {
+        fs::read_link(&path).ok().filter(|link| *link != own)
+    });
+    let mounts = || fs::read_to_string(format!("/proc/{}/mountinfo", other.id())).unwrap();
+    let before = mounts();
+    let mut context = Context::sh("sleep 1000");
+    context.join_namespace("mount", &path);
+    context.launch();
+    assert_eq!(fs::read_link(format!("/proc/{}/ns/mnt", context.pid())).unwrap(), joined);
+    assert_eq!(context.exec_sh("cat /proc/1/comm").ok().stdout, "sleep\n");
+    assert_eq!(mounts(), before);
+    context.kill("KILL").ok();
+    context.wait_stopped();
+    context.delete().ok();
+    other.kill().unwrap();
+    other.wait().unwrap();
 }
 
 fn without_a_mount_namespace_the_host_sees_no_mount() {

@@ -58,13 +58,12 @@ fn step(failure: Failure, detail: &str, plan: &Plan<'_>) -> Error {
 
 /// What to do about a step, where its errno does not say it.
 fn hint(failure: &Failure, plan: &Plan<'_>) -> &'static str {
-    let Scene::New(setting) = plan.scene else { return "" };
+    if !matches!(plan.scene, Scene::New(_)) {
+        return "";
+    }
     match (failure.step, failure.errno) {
         // Only procfs and sysfs refuse a link at their place; callers know these words.
         (Step::MountTarget, libc::ELOOP) => ", which must be mounted on ordinary directory and not on a link",
-        (Step::MountAttach, libc::EINVAL) if setting.root.detached => {
-            "; without a mount namespace in linux.namespaces that needs Linux 6.15"
-        }
         _ => "",
     }
 }

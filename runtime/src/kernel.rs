@@ -21,14 +21,6 @@ pub(crate) fn supports(spec: &Spec) -> Result<()> {
         labels(process)?;
     }
     crate::landlock::handled(spec)?;
-    // The root is then a tree that is attached nowhere, and older kernels mount nothing in such a one.
-    let mounts = spec.mounts().as_ref().is_some_and(|mounts| !mounts.is_empty());
-    if mounts && !crate::plan::makes_mounts(spec) && !is_at_least(6, 15) {
-        return Err(Error::invalid(
-            "linux.namespaces",
-            "has no new mount namespace, and mounts outside of one need Linux 6.15; add one, or leave `mounts` empty",
-        ));
-    }
     let Some(linux) = spec.linux() else { return Ok(()) };
     if linux.intel_rdt().is_some() {
         return Err(Error::invalid(
@@ -71,14 +63,6 @@ pub(crate) fn labels(process: &Process) -> Result<()> {
         return missing("process.selinuxLabel", "SELinux");
     }
     Ok(())
-}
-
-/// The running kernel is of this version or a later one.
-fn is_at_least(major: u32, minor: u32) -> bool {
-    let uname = rustix::system::uname();
-    let release = uname.release().to_string_lossy();
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|text| text.parse::<u32>().ok());
-    (numbers.next(), numbers.next()) >= (Some(major), Some(minor))
 }
 
 fn missing(field: &str, module: &str) -> Result<()> {

@@ -156,6 +156,7 @@ steps! {
     Scope = "keep it from the abstract unix sockets of others",
     Sysctl = "write the sysctl",
     Propagation = "set the propagation of the host's mounts",
+    Stage = "make a mount namespace for the while",
     RootSource = "open the root file system",
     RootAttach = "attach the root file system",
     MountSource = "open the source of the mount",

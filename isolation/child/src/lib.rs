@@ -200,6 +200,7 @@ fn root_file_system(
     let root = setting.root;
     // The modes of what is made here are the plan's, whatever the caller's umask.
     let caller = rustix::process::umask(Mode::empty());
+    let home = if root.staged { Some(root::stage(plan.proc)?) } else { None };
     let tree = root::attach(root)?;
     let early = setting.groups_before.unwrap_or(0);
     mounts::make(tree.as_fd(), root.mounts, 0..early)?;
@@ -220,7 +221,7 @@ fn root_file_system(
     sysctls(plan, setting)?;
     mounts::make_readonly(tree.as_fd(), root)?;
     mounts::mask(tree.as_fd(), root)?;
-    root::pivot(root, tree.as_fd())?;
+    root::pivot(root, tree.as_fd(), home)?;
     rustix::process::umask(caller);
     Ok(slave)
 }

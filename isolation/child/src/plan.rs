@@ -44,7 +44,7 @@ pub struct Join<'a> {
     pub namespaces: u32,
     /// The process has left its parent's user namespace.
     pub user_namespace: bool,
-    /// The root of the context, where its mount namespace does not tell (see [`Root::detached`]).
+    /// The root of the context, where its mount namespace does not tell (see [`Root::staged`]).
     pub root: Option<BorrowedFd<'a>>,
 }
 
@@ -90,8 +90,9 @@ pub struct Root<'a> {
     pub within: Option<&'a CStr>,
     /// The host folder on which it is attached, in the context's own mount namespace.
     pub at: &'a CStr,
-    /// The mount namespace is another's: the tree stays detached, so that none of it is seen there.
-    pub detached: bool,
+    /// The mount namespace is another's, in which none of the tree is to be seen: it is made in one for the while, and a
+    /// detached copy of it is the root.
+    pub staged: bool,
     /// Propagation (MS_SHARED, MS_SLAVE, MS_PRIVATE) given to every mount of the copied host tree first.
     pub propagation: u64,
     /// Propagation of `/` in the end, when the configuration asks for shared or unbindable.

@@ -12,10 +12,10 @@ use rustix::mount::{
 use rustix::process::{chdir, chroot, fchdir, pivot_root};
 
 use crate::Result;
-use crate::failure::{At, at};
+use crate::failure::At;
 use crate::handshake::Step;
 use crate::plan::{Root, Source};
-use crate::sys::{MountAttributes, mount_setattr};
+use crate::sys::{self, MountAttributes, mount_setattr};
 
 pub(crate) const MS_PRIVATE: u64 = 1 << 18;
 const MS_SLAVE: u64 = 1 << 19;
@@ -26,13 +26,6 @@ pub(crate) fn attach(root: &Root<'_>) -> Result<OwnedFd> {
     if let Some(within) = root.within {
         // The working folder is the guest's own from the change of root on.
         chdir(within).or_at(Step::RootSource)?;
-    }
-    if root.detached {
-        let tree = tree(&root.source, 0).or_at(Step::RootSource)?;
-        // A copy of a shared mount is its peer: what is mounted in the copy would appear on the host.
-        let slave = MountAttributes { propagation: MS_SLAVE, ..Default::default() };
-        mount_setattr(&tree, c"", true, &slave).or_at(Step::Propagation)?;
-        return Ok(tree);
     }
     let propagation = MountAttributes { propagation: root.propagation, ..Default::default() };
     mount_setattr(CWD, c"/", true, &propagation).or_at(Step::Propagation)?;
@@ -127,16 +120,24 @@ fn make_parent_private(path: &CStr) -> core::result::Result<(), Errno> {
     }
 }
 
-/// Makes `/` read-only where asked, and changes the root.
-pub(crate) fn pivot(root: &Root<'_>, tree: BorrowedFd<'_>) -> Result<()> {
+/// Leaves another's mount namespace for one of its own, where the tree is [staged](Root::staged). Gives the way back.
+pub(crate) fn stage(proc: BorrowedFd<'_>) -> Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let home = openat(proc, c"self/ns/mnt", flags, Mode::empty()).or_at(Step::Stage)?;
+    sys::unshare(libc::CLONE_NEWNS as u32).or_at(Step::Stage)?;
+    Ok(home)
+}
+
+/// Makes `/` read-only where asked, and changes the root: from the stage, `home` again.
+pub(crate) fn pivot(root: &Root<'_>, tree: BorrowedFd<'_>, home: Option<OwnedFd>) -> Result<()> {
     if root.readonly {
         let readonly = MountAttributes { set: crate::mounts::MOUNT_ATTR_RDONLY, ..Default::default() };
         mount_setattr(tree, c"", false, &readonly).or_at(Step::ReadonlyRoot)?;
     }
-    change(root, tree).map_err(at(Step::Pivot, 0))?;
-    if root.detached {
-        return Ok(());
+    if let Some(home) = home {
+        return leave_stage(tree, home.as_fd()).or_at(Step::Pivot);
     }
+    change(root, tree).or_at(Step::Pivot)?;
     if let Some(propagation) = root.final_propagation {
         let attributes = MountAttributes { propagation, ..Default::default() };
         mount_setattr(CWD, c"/", false, &attributes).or_at(Step::Propagation)?;
@@ -144,10 +145,14 @@ pub(crate) fn pivot(root: &Root<'_>, tree: BorrowedFd<'_>) -> Result<()> {
     Ok(())
 }
 
+/// The stage goes with its last process. What is copied from it, and entered, holds itself together.
+fn leave_stage(tree: BorrowedFd<'_>, home: BorrowedFd<'_>) -> core::result::Result<(), Errno> {
+    let copy = clone_tree(tree, c"", true)?;
+    sys::setns(home, libc::CLONE_NEWNS as u32)?;
+    enter(copy.as_fd())
+}
+
 fn change(root: &Root<'_>, tree: BorrowedFd<'_>) -> core::result::Result<(), Errno> {
-    if root.detached {
-        return enter(tree);
-    }
     fchdir(tree)?;
     if root.no_pivot {
         move_mount(tree, c"", CWD, c"/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;

@@ -89,7 +89,7 @@ pub fn close_together(descriptors: impl IntoIterator<Item = OwnedFd>) {
         if check(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) }).is_err() {
             // A filter around us that is older than this call.
             (first..=last).for_each(|number| {
-                // SAFETY: as above.
+                // SAFETY: this number, too, is one of those, owned by nobody any more.
                 unsafe { libc::syscall(libc::SYS_close, number) };
             });
         }

@@ -427,9 +427,8 @@ impl Handshake {
         let length = loop {
             let mut vector = [IoSliceMut::new(&mut bytes)];
             match recvmsg(self.socket.as_fd(), &mut vector, &mut control, flags) {
-                Err(Errno::INTR) => {}
-                // A connection that the other end closed with bytes unread ends so.
-                Err(Errno::CONNRESET) => break 0,
+                // That the other end was closed with bytes unread is said once, before what it has sent.
+                Err(Errno::INTR | Errno::CONNRESET) => {}
                 Err(error) => return Err(Error::Channel(error.into())),
                 Ok(message) => break message.bytes,
             }
@@ -453,5 +452,26 @@ fn listener((report, more): (Report, More)) -> Result<OwnedFd, Error> {
         (Report::Listener, Some(listener)) => Ok(listener),
         (Report::Failed(failure), _) => Err(Error::Step { failure, detail: more.detail }),
         _ => Err(Error::Unexpected),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use vctx_child::handshake::Step;
+
+    use super::*;
+
+    #[test]
+    fn what_a_child_said_before_it_died_is_heard_though_it_left_an_order_unread() {
+        let kind = SocketType::SEQPACKET;
+        let (parent, child) = socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None).unwrap();
+        let parent = Handshake::over(parent);
+        parent.order(Order::Proceed).unwrap();
+        let failure = Failure { step: Step::MountSource, index: 1, errno: 2 };
+        send(&child, &Report::Failed(failure).encode(), SendFlags::empty()).unwrap();
+        drop(child);
+        let error = parent.ready().unwrap_err();
+        assert!(matches!(error, Error::Step { failure, .. } if failure.step == Step::MountSource), "{error}");
+        assert!(matches!(parent.ready(), Err(Error::Died)));
     }
 }

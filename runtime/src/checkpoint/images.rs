@@ -83,7 +83,8 @@ impl Folders {
             });
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let folder = openat(&self.images, parent, flags, Mode::empty()).map_err(fail("open", &path))?;
+        let folder = openat(&self.images, parent, flags, Mode::empty())
+            .map_err(fail("open the folder of --parent-path", &path))?;
         check_owner(&fstat(&folder).map_err(fail("look at", &path))?, &path)?;
         check_entries(folder.as_fd(), &path, PARENTS)
     }

@@ -13,6 +13,7 @@ use crate::{Error, Result};
 pub(super) fn root<'a>(press: &Press<'a>, spec: &Spec, facts: &Facts<'a>) -> Result<Root<'a>> {
     let linux = spec.linux().as_ref();
     let propagation = propagation(spec);
+    let staged = !makes_mounts(spec);
     let (source, within, at, mut links) = match &facts.root {
         RootFs::Folder(path) => {
             let path = press.path(path)?;
@@ -53,8 +54,9 @@ pub(super) fn root<'a>(press: &Press<'a>, spec: &Spec, facts: &Facts<'a>) -> Res
         source,
         within,
         at,
-        detached: !makes_mounts(spec),
-        propagation: flow(spec),
+        staged,
+        // What is mounted in a peer of the host's mount would appear on the host.
+        propagation: if staged { mount::SLAVE } else { flow(spec) },
         final_propagation: propagation.filter(|flag| matches!(*flag, mount::SHARED | mount::UNBINDABLE)),
         readonly: spec.root().as_ref().and_then(oci_spec::runtime::Root::readonly).unwrap_or(false),
         no_pivot: facts.no_pivot,

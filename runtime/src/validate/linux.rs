@@ -60,14 +60,8 @@ pub(super) fn linux(spec: &Spec, linux: &Linux) -> Result<()> {
     {
         return needs("linux.timeOffsets", LinuxNamespaceType::Time);
     }
-    // To set its clocks, the process must for a moment be open to whoever has power over its user namespace, and can see it.
-    if makes(LinuxNamespaceType::Time) && joins(LinuxNamespaceType::User) && !makes(LinuxNamespaceType::Pid) {
-        return Err(Error::invalid(
-            "linux.namespaces",
-            "lists a new time namespace beside a user namespace to join; that takes a new pid namespace too",
-        ));
-    }
-    mappings(linux, has(LinuxNamespaceType::User).is_some_and(|one| one.path().is_none()))?;
+    together(&makes, &joins)?;
+    mappings(linux, makes(LinuxNamespaceType::User))?;
     for (key, value) in linux.sysctl().iter().flatten() {
         text("linux.sysctl", value)?;
         sysctl(key, &|kind| has(kind).is_some())?;
@@ -78,6 +72,31 @@ pub(super) fn linux(spec: &Spec, linux: &Linux) -> Result<()> {
     }
     net_devices(&devices)?;
     parts(linux)
+}
+
+/// What a namespace takes beside it.
+fn together(
+    makes: &impl Fn(LinuxNamespaceType) -> bool,
+    joins: &impl Fn(LinuxNamespaceType) -> bool,
+) -> Result<()> {
+    // To set its clocks, the process must for a moment be open to whoever has power over its user namespace, and can see it.
+    if makes(LinuxNamespaceType::Time) && joins(LinuxNamespaceType::User) && !makes(LinuxNamespaceType::Pid) {
+        return Err(Error::invalid(
+            "linux.namespaces",
+            "lists a new time namespace beside a user namespace to join; that takes a new pid namespace too",
+        ));
+    }
+    // Root of a new user namespace has no power over the mounts of the host's.
+    if makes(LinuxNamespaceType::User)
+        && !makes(LinuxNamespaceType::Mount)
+        && !joins(LinuxNamespaceType::Mount)
+    {
+        return Err(Error::invalid(
+            "linux.namespaces",
+            "lists a new user namespace, and no mount namespace; add a new one, for the root file system is mounted in it",
+        ));
+    }
+    Ok(())
 }
 
 /// What is checked by itself, whatever stands beside it.

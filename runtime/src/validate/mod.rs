@@ -51,6 +51,7 @@ pub fn validate(spec: &Spec) -> Result<()> {
         }
         fake_proc(&field, mount)?;
         idmapped(spec, mount, index)?;
+        unbindable(spec, mount, index)?;
         kind(mount, index)?;
         if let Some(kind) = mount.typ() {
             text(&format!("mounts[{index}].type"), kind)?;
@@ -241,6 +242,18 @@ fn kind(mount: &oci_spec::runtime::Mount, index: usize) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// Without a mount namespace of its own the root is a copy, in which such a mount would be missing.
+fn unbindable(spec: &Spec, mount: &oci_spec::runtime::Mount, index: usize) -> Result<()> {
+    let changes = crate::plan::root::options_of(mount).propagation;
+    if !changes.iter().any(|(flag, _)| *flag == crate::mount::UNBINDABLE) || crate::plan::makes_mounts(spec) {
+        return Ok(());
+    }
+    Err(Error::invalid(
+        format!("mounts[{index}].options"),
+        "has unbindable, which needs a new mount namespace in linux.namespaces; add one, or leave the option away",
+    ))
 }
 
 /// An idmapped mount has both mappings, or those of the context's user namespace.
