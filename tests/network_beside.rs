@@ -4,7 +4,7 @@
 
 use crate::harness::engine::{self, Daemon, IMAGE};
 use crate::harness::net::{HOST, Host, OUTSIDE, SERVER, wget, within};
-use crate::harness::{Case, Need, case, command, rootfs, run, runtime, which};
+use crate::harness::{Case, Need, at_end, case, command, rootfs, run, runtime, which};
 use std::cell::RefCell;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -63,6 +63,10 @@ const ORDERS: [[Who; 3]; 6] = [
 fn docker_podman_and_vctx_come_and_go_in_any_order() {
     let _turn = engine::wait_turn();
     let folder = engine::folder("beside");
+    at_end(|| {
+        engine::remove_control_groups(&engine::cgroup_parent("beside"));
+        ["libpod_parent", "conmon"].into_iter().for_each(engine::remove_control_groups);
+    });
     for (number, order) in ORDERS.into_iter().enumerate() {
         // With each order of coming another one of going.
         let away = ORDERS[(number + 2) % ORDERS.len()];
@@ -81,8 +85,6 @@ fn docker_podman_and_vctx_come_and_go_in_any_order() {
         }
         beside.nothing_of_ours_is_left();
     }
-    engine::remove_control_groups(&engine::cgroup_parent("beside"));
-    ["libpod_parent", "conmon"].into_iter().for_each(engine::remove_control_groups);
 }
 
 /// A host with those who have come. The engines' folders are older than it, and have the image already.
