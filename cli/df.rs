@@ -69,8 +69,7 @@ fn images(place: &Place) -> Result<Line, Error> {
     let images = store.images()?;
     let mut wanted: HashSet<Digest> = HashSet::new();
     for folder in contexts_of(place) {
-        let marks = entries(&folder.join("image"));
-        wanted.extend(marks.iter().filter_map(|path| Digest::from_hex(path.file_name()?.to_str()?)));
+        wanted.extend(image::mark::all(&folder)?);
     }
     let mut paths = Vec::new();
     for manifest in &wanted {

@@ -13,7 +13,7 @@ use vctx_runtime::plan::RootFs;
 use vctx_storage::host::{self, HIDDEN, Part};
 use vctx_storage::image::spec::Settings;
 use vctx_storage::image::stacks::Stack;
-use vctx_storage::image::{Access, Digest, Lock, lookup};
+use vctx_storage::image::{Access, Digest, Lock, lookup, mark};
 use vctx_storage::{Layers, Lifetime, Lowers, NewFolder, Place, mounts};
 
 use super::NativeError;
@@ -144,11 +144,9 @@ impl ImageTarget {
         Ok(Some((ImageTarget { name: image.name, manifest: image.manifest, stack, settings }, lock)))
     }
 
-    /// Folders in the context's own that name the image, for garbage collection.
-    fn marks(&self, context: &Path) -> [NewFolder; 2] {
-        let mark = context.join("image");
-        let name = mark.join(self.manifest.hex());
-        [mark, name].map(|path| NewFolder { path, mode: 0o700 })
+    /// A folder in the context's own that names the image, for garbage collection.
+    fn mark(&self, context: &Path) -> NewFolder {
+        NewFolder { path: mark::of(context, &self.manifest), mode: 0o700 }
     }
 }
 
@@ -164,13 +162,15 @@ impl Root {
         let lifetime = if thrown_away { Lifetime::ThrownAway } else { Lifetime::Kept };
         let place = Place::usual(global.root.as_deref());
         let layers = place.layers(name, lifetime)?;
-        let mut folders = layers.folders();
+        let mut folders = vec![layers.own()];
         let mut hidden: Vec<PathBuf> = HIDDEN.iter().map(PathBuf::from).collect();
         hidden.extend([place.store, crate::create::store(global).root().to_owned()]);
         let (file_system, parts) = match (target, ids.mappings.is_some()) {
             (Target::Host, true) => {
                 let parts = host::taken_apart(&layers, &hidden)?;
-                (of_parts(&layers, &parts), parts)
+                let at = layers.root();
+                folders.push(at.clone());
+                (of_parts(at.path, &parts), parts)
             }
             (Target::Host, false) => {
                 let root = overlay(&layers, Lowers::Folders(&[Path::new("/")]), false, &mut folders)?;
@@ -186,26 +186,21 @@ impl Root {
             (Target::Image(image), user_namespace) => {
                 let paths: Vec<&Path> = image.stack.layers.iter().map(PathBuf::as_path).collect();
                 let root = overlay(&layers, image.stack.lowers(&paths), user_namespace, &mut folders)?;
-                folders.extend(image.marks(&layers.folder));
+                folders.push(image.mark(&layers.folder));
                 (root, Vec::new())
             }
         };
         folders.extend(host::folders(&parts));
         let folders = folders.into_iter().map(|NewFolder { path, mode }| (path, mode)).collect();
-        Ok(Root {
-            file_system,
-            at: layers.root(),
-            parts,
-            folder: layers.folder,
-            folders,
-            volumes: Vec::new(),
-            hidden,
-        })
+        let at = match &file_system {
+            RootFs::Folder(at) | RootFs::Mount { at, .. } => at.clone(),
+        };
+        Ok(Root { file_system, at, parts, folder: layers.folder, folders, volumes: Vec::new(), hidden })
     }
 }
 
 /// A root of overlays and links, as an ordinary user can have it.
-fn of_parts(layers: &Layers, parts: &[Part]) -> RootFs {
+fn of_parts(at: PathBuf, parts: &[Part]) -> RootFs {
     let text = |path: &Path| path.to_string_lossy().into_owned();
     let link = |part: &Part| match part {
         Part::Link(target, place) => Some((text(target), text(place))),
@@ -214,7 +209,7 @@ fn of_parts(layers: &Layers, parts: &[Part]) -> RootFs {
     RootFs::Mount {
         kind: "tmpfs".into(),
         options: vec![("mode".into(), Some("755".into()))],
-        at: layers.root(),
+        at,
         within: None,
         links: parts.iter().filter_map(link).collect(),
     }
@@ -232,7 +227,7 @@ fn overlay(
         kind: "overlay".into(),
         options: overlay.options,
         within: overlay.within,
-        at: layers.root(),
+        at: overlay.at,
         links: Vec::new(),
     })
 }

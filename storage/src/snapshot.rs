@@ -21,6 +21,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use rustix::fs::{CWD, FlockOperation, Gid, Mode, OFlags, Uid, fchmod, fchown, flock, fstat, openat};
 use serde::{Deserialize, Serialize};
 
+use crate::image::mark;
 use crate::inside::FOLDER;
 use crate::transfer::{self, Rules, Source, Tree, remove_tree, walk};
 use crate::usage;
@@ -255,13 +256,17 @@ pub fn copy(from: &Path, to: &Path) -> Result<(), Error> {
     }
     make(to, 0o700)?;
     // What it uses comes first: from here on nobody removes it.
-    for marks in ["image", "volumes"] {
-        for name in names(&from.join(marks)).map_err(|error| file("read", from)(io::Error::other(error)))? {
-            make(&to.join(marks), 0o700)?;
-            make(&to.join(marks).join(name), 0o700)?;
-        }
+    let listed = |folder: &Path| names(folder).map_err(|error| file("read", from)(io::Error::other(error)));
+    for manifest in mark::all(from).map_err(|error| file("read", from)(io::Error::other(error)))? {
+        make(&mark::of(to, &manifest), 0o700)?;
     }
-    make(&to.join("root"), 0o755)?;
+    for name in listed(&from.join("volumes"))? {
+        make(&to.join("volumes"), 0o700)?;
+        make(&to.join("volumes").join(name), 0o700)?;
+    }
+    if from.join("root").is_dir() {
+        make(&to.join("root"), 0o755)?;
+    }
     copy_parts(from, to)?;
     for (part, leaf) in parts(to)? {
         if leaf == "upper" {

@@ -13,6 +13,7 @@ use rustix::fs::{FlockOperation, flock};
 use super::digest::Digest;
 use super::error::Error;
 use super::joint;
+use super::mark;
 use super::store::{Access, Store, is_at, unique};
 
 /// What was, or would be, removed.
@@ -90,9 +91,7 @@ impl Store {
         let mut manifests: Vec<Digest> = self.images()?.into_iter().map(|image| image.manifest).collect();
         for place in places {
             for context in entries(&place.join("contexts"))? {
-                let uses = entries(&context.join("image"))?;
-                manifests
-                    .extend(uses.iter().filter_map(|path| Digest::from_hex(path.file_name()?.to_str()?)));
+                manifests.extend(mark::all(&context)?);
             }
         }
         let mut needed = HashSet::new();

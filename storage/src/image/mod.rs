@@ -21,6 +21,7 @@ pub mod index;
 mod joint;
 pub mod layers;
 pub mod lookup;
+pub mod mark;
 pub mod pack;
 pub mod reference;
 pub mod remote;
