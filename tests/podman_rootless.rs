@@ -44,7 +44,8 @@ fn nobody(args: &[&str]) -> Command {
         let mut command = Command::new("setpriv");
         let ids =
             [format!("--reuid={USER}"), format!("--regid={USER}"), "--clear-groups".into(), "env".into()];
-        command.args(ids).args(["-i", "PATH=/usr/bin:/bin:/usr/sbin:/sbin"]);
+        // Where we are, another user may not be let in.
+        command.args(ids).args(["-C", "/", "-i", "PATH=/usr/bin:/bin:/usr/sbin:/sbin"]);
         for (name, file) in [
             ("HOME", "home"),
             ("XDG_RUNTIME_DIR", "run"),
