@@ -118,6 +118,10 @@ soak: setup-test ## SOAK_STARTS [10000] starts, four at once, some killed: nothi
 test-crowd: setup-test ## 1000 contexts on one network, four at once: nothing may be left, and the time of a start (as root)
 	VCTX_CROWD=1000 $(CARGO) test --workspace --test tests -- many_contexts
 
+.PHONY: test-beside
+test-beside: setup-test ## Docker, Podman and vctx on one host, in all orders of coming and going (as root; three minutes)
+	VCTX_BESIDE=1 $(CARGO) test --workspace --test tests -- network_beside
+
 .PHONY: test-v2 test-systemd
 test-v2: setup-machine ## the behaviour tests on pure cgroup v2, in two QEMU machines (as root)
 	VCTX_COMMIT=$(COMMIT) tests/vm/run v2 -- $(TESTS)

@@ -18,6 +18,7 @@ pub fn cases() -> Vec<Case> {
         Need::Program("conmon"),
         Need::Program("iptables"),
         Need::Path("/usr/lib/cni/portmap"),
+        Need::Recipe("VCTX_BESIDE", "test-beside"),
     ];
     let with = |needs: &[Need], case: Case| needs.iter().cloned().fold(case, Case::needs);
     let cases = vec![

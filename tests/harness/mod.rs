@@ -47,6 +47,8 @@ pub enum Need {
     Criu,
     /// Linux of this version, or a later one.
     Linux(u32, u32),
+    /// It takes minutes of a machine that does nothing else: a recipe of its own sets this variable, and has this name.
+    Recipe(&'static str, &'static str),
 }
 
 impl Need {
@@ -57,6 +59,9 @@ impl Need {
             Need::Program(name) if which(name).is_none() => Some(format!("needs the program {name}")),
             Need::Beside(name) if !runtime().with_file_name(name).exists() => {
                 Some(format!("needs {name}: cargo build --package {name}"))
+            }
+            Need::Recipe(variable, recipe) if std::env::var_os(variable).is_none() => {
+                Some(format!("has a recipe of its own: make {recipe}"))
             }
             Need::Path(path) if !Path::new(path).exists() => Some(format!("this machine has no {path}")),
             Need::NoPath(path) if Path::new(path).exists() => Some(format!("this machine has {path}")),
