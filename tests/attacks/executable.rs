@@ -7,6 +7,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub fn cases() -> Vec<Case> {
     vec![
@@ -24,6 +25,12 @@ fn hash(path: &Path) -> u64 {
     let mut hasher = DefaultHasher::new();
     fs::read(path).unwrap().hash(&mut hasher);
     hasher.finish()
+}
+
+/// Guests that spin, one at a time: four of them would leave nothing of two processors for the tests beside them.
+fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// All that a careless caller could grant: with it, only the runtime's own protection is left, and that may not cost
@@ -64,6 +71,7 @@ fn beside(writer: &Context) -> Context {
 }
 
 fn the_executable_as_entry_point_cannot_be_written() {
+    let _turn = turn();
     let before = hash(runtime());
     let writer = writer();
     for _ in 0..rounds(30) {
@@ -75,6 +83,7 @@ fn the_executable_as_entry_point_cannot_be_written() {
 }
 
 fn the_executable_as_interpreter_cannot_be_written() {
+    let _turn = turn();
     let before = hash(runtime());
     let writer = writer();
     for _ in 0..rounds(30) {
@@ -89,6 +98,7 @@ fn the_executable_as_interpreter_cannot_be_written() {
 }
 
 fn a_writer_that_races_exec_never_gets_the_executable() {
+    let _turn = turn();
     let before = hash(runtime());
     let writer = writer();
     // Each of these gives the guest a process that runs, or seems to run, the runtime's file.
@@ -101,6 +111,7 @@ fn a_writer_that_races_exec_never_gets_the_executable() {
 
 /// Nobody may write the file, but it is the user's own, and so is the guest's root: it could permit itself to.
 fn an_executable_of_the_users_cannot_be_made_writable() {
+    let _turn = turn();
     let script =
         "while ! test -e /tmp/stop; do for p in /proc/[0-9]*; do chmod 777 $p/exe; done; done 2>/dev/null";
     let context = rootless::context(script, rootless::single());
