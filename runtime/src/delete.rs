@@ -17,7 +17,7 @@ use crate::{Error, Result};
 /// that is gone.
 const DEATH: Duration = Duration::from_secs(10);
 
-/// How soon a lock is tried again.
+/// How soon a lock is tried again. flock(2) would wait for ever for a criu that is left alone only later.
 const RETRY: Duration = Duration::from_millis(5);
 
 /// Deletes a stopped context; with `force` a running one as well, and an absent one is no error. Gives the poststop hooks
