@@ -72,6 +72,7 @@ pub(crate) fn of_bundle(
         cgroups: cgroups(global),
         own: Vec::new(),
         folders: Vec::new(),
+        marks: Vec::new(),
         prepare: None,
         files: Vec::new(),
         joined: None,

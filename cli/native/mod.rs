@@ -179,6 +179,7 @@ pub(crate) fn request(global: &Global, args: &RunArgs) -> Result<Native, Error> 
         cgroups: crate::create::cgroups(global),
         own: vec![root.folder],
         folders: root.folders,
+        marks: root.marks,
         files: network::made(args),
         joined: joined.map(|(namespace, _)| namespace),
         network,

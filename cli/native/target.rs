@@ -57,6 +57,8 @@ pub(super) struct Root {
     pub(super) folder: PathBuf,
     /// Folders to be made.
     pub(super) folders: Vec<(PathBuf, u32)>,
+    /// Empty files to be made in them.
+    pub(super) marks: Vec<PathBuf>,
     /// Its volumes: where, and the mount.
     pub(super) volumes: Vec<(PathBuf, serde_json::Value)>,
     /// What the guest must not see of the host.
@@ -144,9 +146,9 @@ impl ImageTarget {
         Ok(Some((ImageTarget { name: image.name, manifest: image.manifest, stack, settings }, lock)))
     }
 
-    /// A folder in the context's own that names the image, for garbage collection.
-    fn mark(&self, context: &Path) -> NewFolder {
-        NewFolder { path: mark::of(context, &self.manifest), mode: 0o700 }
+    /// A file in the context's own folder that names the image, for garbage collection.
+    fn mark(&self, context: &Path) -> PathBuf {
+        mark::of(context, &self.manifest)
     }
 }
 
@@ -162,7 +164,7 @@ impl Root {
         let lifetime = if thrown_away { Lifetime::ThrownAway } else { Lifetime::Kept };
         let place = Place::usual(global.root.as_deref());
         let layers = place.layers(name, lifetime)?;
-        let mut folders = vec![layers.own()];
+        let (mut folders, mut marks) = (vec![layers.own()], Vec::new());
         let mut hidden: Vec<PathBuf> = HIDDEN.iter().map(PathBuf::from).collect();
         hidden.extend([place.store, crate::create::store(global).root().to_owned()]);
         let (file_system, parts) = match (target, ids.mappings.is_some()) {
@@ -186,7 +188,7 @@ impl Root {
             (Target::Image(image), user_namespace) => {
                 let paths: Vec<&Path> = image.stack.layers.iter().map(PathBuf::as_path).collect();
                 let root = overlay(&layers, image.stack.lowers(&paths), user_namespace, &mut folders)?;
-                folders.push(image.mark(&layers.folder));
+                marks.push(image.mark(&layers.folder));
                 (root, Vec::new())
             }
         };
@@ -195,7 +197,16 @@ impl Root {
         let at = match &file_system {
             RootFs::Folder(at) | RootFs::Mount { at, .. } => at.clone(),
         };
-        Ok(Root { file_system, at, parts, folder: layers.folder, folders, volumes: Vec::new(), hidden })
+        Ok(Root {
+            file_system,
+            at,
+            parts,
+            folder: layers.folder,
+            folders,
+            marks,
+            volumes: Vec::new(),
+            hidden,
+        })
     }
 }
 

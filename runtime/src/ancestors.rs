@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, absolute};
 
-use vctx_context::procfs;
+use vctx_context::{brief, procfs};
 
 use crate::{Error, Result};
 
@@ -21,8 +21,12 @@ const STICKY: u32 = 0o1000;
 pub(crate) fn check(path: &Path) -> Result<()> {
     let path = absolute(path).map_err(Error::state("look at", path))?;
     above(&path)?;
-    match fs::canonicalize(&path) {
-        Ok(real) if real != path => above(&real),
+    // What is not there yet is made by us, below the nearest folder that is.
+    let nearest = path.ancestors().find_map(|folder| Some((folder, brief::real_path(folder).ok()?)));
+    match nearest {
+        Some((folder, real)) if real != folder => {
+            above(&real.join(path.strip_prefix(folder).unwrap_or(Path::new(""))))
+        }
         _ => Ok(()),
     }
 }

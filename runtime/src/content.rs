@@ -4,19 +4,24 @@
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use vctx_context::brief;
+
+use crate::create::Request;
 use crate::{Error, Result};
 
-/// Makes files, names and contents, in the folder of the state; and folders, with their permission bits, where they are
-/// said to be.
-pub(crate) fn make(state: &Path, files: &[(String, String)], folders: &[(PathBuf, u32)]) -> Result<()> {
-    for (name, content) in files {
+/// Makes the files that lie in the folder of the state, and the folders and marks of its own that a context asks for.
+pub(crate) fn make(state: &Path, request: &Request) -> Result<()> {
+    for (name, content) in &request.files {
         let path = state.join(name);
         write_public(&path, content).map_err(Error::state("write", path))?;
     }
-    for (path, mode) in folders {
+    for (path, mode) in &request.folders {
         make_folder(path, *mode).map_err(Error::state("make the folder", path))?;
+    }
+    for path in &request.marks {
+        brief::write(path, b"").map_err(Error::state("make", path))?;
     }
     Ok(())
 }

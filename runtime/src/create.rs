@@ -61,6 +61,8 @@ pub struct Request {
     pub own: Vec<PathBuf>,
     /// Folders that are made for it, below those, with their permission bits.
     pub folders: Vec<(PathBuf, u32)>,
+    /// Empty files in them, whose names say something.
+    pub marks: Vec<PathBuf>,
     /// What the caller does when those folders are there and nothing runs yet.
     pub prepare: Option<Prepare>,
     /// Files that lie in the folder of its state: name and content. All may read them where they are mounted.
@@ -382,7 +384,7 @@ pub(crate) fn record(
     brief::write(&path, &request.config.bytes).map_err(Error::state("write", path))?;
     context.write()?;
     // From here on a killed create is cleaned up by what was written.
-    content::make(&context.folder, &request.files, &request.folders)?;
+    content::make(&context.folder, request)?;
     Ok(context)
 }
 

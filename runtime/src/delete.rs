@@ -159,7 +159,7 @@ pub(crate) fn remove_own(
     folder: &std::path::Path,
     mappings: impl FnOnce() -> Result<vctx_context::idmap::Mappings>,
 ) -> Result<()> {
-    match remove_with(vctx_remove::limited, folder) {
+    match remove_with(vctx_remove::of_context, folder) {
         Err(Error::State { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => {
             let content = || vctx_remove::content(folder);
             vctx_context::apart::as_root_of(&mappings()?, content).map_err(Error::state("remove", folder))?;

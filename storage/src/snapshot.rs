@@ -258,7 +258,8 @@ pub fn copy(from: &Path, to: &Path) -> Result<(), Error> {
     // What it uses comes first: from here on nobody removes it.
     let listed = |folder: &Path| names(folder).map_err(|error| file("read", from)(io::Error::other(error)));
     for manifest in mark::all(from).map_err(|error| file("read", from)(io::Error::other(error)))? {
-        make(&mark::of(to, &manifest), 0o700)?;
+        let mark = mark::of(to, &manifest);
+        fs::write(&mark, "").map_err(file("make", &mark))?;
     }
     for name in listed(&from.join("volumes"))? {
         make(&to.join("volumes"), 0o700)?;

@@ -71,7 +71,7 @@ fn a_state_below_another_users_folder_is_not_believed() {
     for (owner, mode) in [(1000, 0o755), (0, 0o777)] {
         chown(&users, Some(owner), None).unwrap();
         fs::set_permissions(&users, fs::Permissions::from_mode(mode)).unwrap();
-        for root in [&root, &link] {
+        for root in [&root, &link, &root.join("absent"), &link.join("absent")] {
             for words in [
                 &["list"][..],
                 &["delete", "--force", &context.id],

@@ -57,8 +57,8 @@ pub fn write(path: impl Arg, bytes: &[u8]) -> io::Result<()> {
 ///
 /// As realpath(3).
 pub fn real_path(path: &Path) -> io::Result<PathBuf> {
-    let shown = open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
-        .and_then(|file| readlink(format!("/proc/self/fd/{}", file.as_raw_fd()), Vec::new()))
+    let file = open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    let shown = readlink(format!("/proc/self/fd/{}", file.as_raw_fd()), Vec::new())
         .map(|name| PathBuf::from(OsString::from_vec(name.into_bytes())));
     match shown {
         // What is no name of a file any more begins or ends with a word of the kernel's.

@@ -100,16 +100,16 @@ fn assign(descriptor: RawFd, call: [u64; 3]) -> io::Result<()> {
     check(result.min(0))
 }
 
-/// Empties the subvolumes of a folder and takes the group away that holds them; does nothing where there is none. What is
-/// begun again after a kill ends as well: `0`, which the group is named after, still lies there as long as the group does.
+/// Empties the subvolumes of a folder, which is open, and takes the group away that holds them; does nothing where there is
+/// none. What is begun again after a kill ends as well: `0`, which the group is named after, still lies there as long as the
+/// group does.
 ///
 /// # Errors
 ///
 /// As ioctl(2) and [`content`](crate::content).
-pub fn ungroup(folder: &Path) -> io::Result<()> {
-    let above = open(folder)?;
+pub fn ungroup(above: &OwnedFd, folder: &Path) -> io::Result<()> {
     let first = folder.join("0");
-    if !is_here(&above) || !open(&first).is_ok_and(is_subvolume) {
+    if !is_here(above) || !open(&first).is_ok_and(is_subvolume) {
         return Ok(());
     }
     let group = LEVEL_ONE | number(open(&first)?)?;
@@ -117,7 +117,7 @@ pub fn ungroup(folder: &Path) -> io::Result<()> {
     subvolumes.iter().try_for_each(|path| crate::content(path))?;
     // Taken out while they share extents with others, as with a copy of the context, they would make all counts of the
     // file system void. That they are empty is counted with the next transaction.
-    syncfs(&above)?;
+    syncfs(above)?;
     let descriptor = above.as_raw_fd();
     for path in subvolumes {
         absent_is_fine(assign(descriptor, [0, number(open(&path)?)?, group]))?;

@@ -1,4 +1,5 @@
-//! Which image a context uses: an empty folder in the context's own says it, and goes with it.
+//! Which image a context uses: an empty file in the context's own folder says it, and goes with it. Of a folder ext4 would
+//! give a block back when it goes, which takes 0.15 ms.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,7 +9,7 @@ use super::error::Error;
 
 const PREFIX: &str = "image-";
 
-/// The folder in that of a context which says that it uses an image.
+/// The file in the folder of a context which says that it uses an image.
 #[must_use]
 pub fn of(context: &Path, manifest: &Digest) -> PathBuf {
     context.join(format!("{PREFIX}{}", manifest.hex()))
@@ -42,7 +43,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let digests = ["a", "b"].map(|digit| Digest::from_hex(&digit.repeat(64)).unwrap());
         for path in digests.iter().map(|digest| of(folder.path(), digest)) {
-            std::fs::create_dir(path).unwrap();
+            std::fs::write(path, "").unwrap();
         }
         for other in ["image-short", "image", "0"] {
             std::fs::create_dir(folder.path().join(other)).unwrap();

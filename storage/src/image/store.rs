@@ -144,7 +144,8 @@ impl Store {
     pub fn small(&self, digest: &Digest) -> Result<Vec<u8>, Error> {
         let path = self.blob(digest);
         let fail = Error::file("read", &path);
-        let mut bytes = Vec::new();
+        // With room from the beginning, most are read at once.
+        let mut bytes = Vec::with_capacity(16 << 10);
         let read =
             File::open(&path).and_then(|file| file.take(super::spec::LARGEST + 1).read_to_end(&mut bytes));
         read.map_err(fail)?;
