@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use vctx_context::criu::Groups;
 use vctx_runtime::checkpoint::{Common, Dump, Revival};
-use vctx_runtime::create::Start;
+use vctx_runtime::request::Start;
 
 use crate::args::{Global, Handles};
 use crate::checkpoint_args::{CgroupsMode, CheckpointArgs, Images, RestoreArgs};

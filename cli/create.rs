@@ -5,7 +5,7 @@ use std::path::Path;
 use vctx_context::brief;
 use vctx_netns::Networks;
 use vctx_runtime::config::Config;
-use vctx_runtime::create::{Cgroups, Console, Request, Start};
+use vctx_runtime::request::{Cgroups, Console, Request, Start};
 use vctx_runtime::state::Store;
 use vctx_storage::Place;
 

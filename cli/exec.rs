@@ -5,8 +5,8 @@ use std::path::Path;
 use oci_spec::runtime::{Capability, LinuxCapabilities, Process, Spec, User};
 use vctx_context::terminal;
 use vctx_runtime::config::ProcessConfig;
-use vctx_runtime::create::Console;
 use vctx_runtime::exec::{Executed, Request, target};
+use vctx_runtime::request::Console;
 
 use crate::args::{ExecArgs, Global};
 use crate::create::store;

@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use vctx_context::terminal;
-use vctx_runtime::create::{Console, Created, Request, Start, wants_terminal};
+use vctx_runtime::create::{Created, wants_terminal};
+use vctx_runtime::request::{Console, Request, Start};
 use vctx_runtime::state::Store;
 
 use crate::args::Global;

@@ -50,12 +50,7 @@ const UNSAFE: [&str; 19] = [
     "tests/bench/floor.rs",                    // system calls and nothing else: it measures the kernel
 ];
 
-/// Files that are one list or one translation, and longer than others: (file, code lines it may have).
-const LONG: [(&str, usize); 1] = [
-    ("runtime/src/create.rs", 450), // the step list
-];
-
-/// Code lines of any other file.
+/// Code lines of any file.
 const CODE_LINES: usize = 400;
 
 struct Source {
@@ -290,9 +285,8 @@ fn every_file_opens_with_its_job() {
 
 fn files_stay_readable_in_one_sitting() {
     for source in sources(&CODE).into_iter().chain(sources(&["tests"])) {
-        let own = LONG.iter().find(|(path, _)| *path == source.path).map(|(_, lines)| *lines);
-        let (lines, limit) = (source.code().count(), own.unwrap_or(CODE_LINES));
-        assert!(lines <= limit, "{} has {lines} lines of code, and may have {limit}", source.path);
+        let lines = source.code().count();
+        assert!(lines <= CODE_LINES, "{} has {lines} lines of code, and may have {CODE_LINES}", source.path);
     }
 }
 

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use vctx_context::brief;
 
-use crate::create::Request;
+use crate::request::Request;
 use crate::{Error, Result};
 
 /// Makes the files that lie in the folder of the state, and the folders and marks of its own that a context asks for.

@@ -16,9 +16,10 @@ use vctx_context::spawn::{self, Birth, Child};
 use vctx_context::{cgroup, exe, procfs, seccomp};
 
 use crate::config::Config;
-use crate::create::{Console, hand_over, match_terminal};
+use crate::create::{hand_over, match_terminal};
 use crate::failure::explain;
 use crate::plan::{Facts, RootFs, makes_mounts};
+use crate::request::Console;
 use crate::state::{Alive, Context, Status, Store};
 use crate::undo::{Step, Undo};
 use crate::{Error, Result};

@@ -11,7 +11,7 @@ use vctx_context::namespace::{Joined, Kind};
 use vctx_context::spawn::Birth;
 use vctx_context::{capability, procfs};
 
-use crate::create::{Cgroups, Request};
+use crate::request::{Cgroups, Request};
 use crate::{Error, Result};
 
 /// What has to be known of the machine and of ourselves before anything is done.

@@ -19,6 +19,7 @@ pub mod network;
 pub mod pause;
 pub mod plan;
 pub mod prepare;
+pub mod request;
 pub mod start;
 pub mod state;
 pub mod update;

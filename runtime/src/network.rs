@@ -20,9 +20,9 @@ use vctx_netns::resolver::Entry;
 use vctx_netns::shared::Claims;
 use vctx_netns::{Networks, device, link, rules, shaping};
 
-use crate::create::Request;
 use crate::host::Host;
 use crate::lock::Lock;
+use crate::request::Request;
 use crate::state::{Context, Store};
 use crate::undo::{Step, Undo};
 use crate::{Error, Result};

@@ -53,7 +53,7 @@ pub fn present(workspace: &mut Workspace) -> Result<(Vec<Peer>, Vec<String>)> {
             left_out.push(format!("{name} is not installed"));
             continue;
         };
-        let state = workspace.dir.join(format!("state-{name}"));
+        let state = workspace.state(name);
         let version = version(&program, kind);
         let mut peer = Peer { name, kind, program, version, state, runs: true, preload: None };
         workspace.clean_up_after(&peer);

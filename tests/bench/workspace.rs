@@ -1,6 +1,6 @@
 //! The folder of one bench run, and what makes sure that nothing outlives it.
 //!
-//! Contexts are detached and many: whoever makes one has it named after this process, below a state folder in here, and
+//! Contexts are detached and many: whoever makes one has it named after this process, below a state folder of ours, and
 //! dropping the workspace deletes by force whatever a state folder still lists.
 
 use nix::sys::signal::{SigSet, Signal};
@@ -18,6 +18,8 @@ use super::peer::Peer;
 pub struct Workspace {
     pub dir: PathBuf,
     folder: Option<TempDir>,
+    /// On memory, as /run is, where all keep their states.
+    state: TempDir,
     peers: Vec<Peer>,
     /// Ctrl-C and a request to end arrive here, between two measurements, and not in the middle of one.
     signals: SignalFd,
@@ -38,12 +40,18 @@ impl Workspace {
         // Mapped users pass through it.
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o755))?;
         bundle::populate(&dir.join("rootfs"))?;
-        Ok(Workspace { dir, folder: Some(folder), peers: vec![], signals })
+        let state = TempDir::with_prefix_in("vctx-bench-", "/dev/shm")?;
+        Ok(Workspace { dir, folder: Some(folder), state, peers: vec![], signals })
     }
 
     /// From now on the peer's contexts are removed at the end.
     pub fn clean_up_after(&mut self, peer: &Peer) {
         self.peers.push(peer.clone());
+    }
+
+    /// The folder of a peer's states.
+    pub fn state(&self, peer: &str) -> PathBuf {
+        self.state.path().join(peer)
     }
 
     pub fn root(&self) -> PathBuf {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use vctx_context::criu::Service;
-use vctx_context::procfs;
+use vctx_context::{brief, procfs};
 
 use crate::state::Context;
 use crate::{Error, Result};
@@ -31,7 +31,7 @@ pub(super) fn name(folder: &Path, service: &Service) -> Result<Named> {
     let identity = procfs::identity(pid).map_err(Error::Proc)?;
     let start = identity.map_or(0, |identity| identity.start_time);
     let line = format!("{pid} {start} {}\n", std::process::id());
-    fs::write(&path, line).map_err(Error::state("write", &path))?;
+    brief::write(&path, line.as_bytes()).map_err(Error::state("write", &path))?;
     Ok(Named { path })
 }
 

@@ -11,11 +11,12 @@ use vctx_context::{procfs, terminal};
 
 use super::images::Folders;
 use super::{Common, check_caller, common_options, confine, external_key, lost, mounts, orphan};
-use crate::create::{self, Console, Created, Request, match_terminal};
+use crate::create::{self, Created, match_terminal};
 use crate::groups::{all_groups, apply_devices, without_devices};
 use crate::hooks::{self, Point};
 use crate::host::Host;
 use crate::plan::RootFs;
+use crate::request::{Console, Request};
 use crate::state::{Context, Store, check_id};
 use crate::undo::{Step, Undo};
 use crate::{Error, Result};

@@ -14,7 +14,7 @@ use vctx_netns::ports::Publish;
 use vctx_netns::resolver::{Reach, usual};
 use vctx_netns::usermode::{self, Helper, Program};
 
-use crate::create::Request;
+use crate::request::Request;
 use crate::state::{Context, Store};
 use crate::undo::{Step, Undo};
 use crate::{Error, Result};
