@@ -163,14 +163,17 @@ setup-build:
 	@$(provide_musl)
 setup-test: setup-build
 	@$(call provide,$(TEST_NEEDS))
-	@timeout --kill-after=10 300 tests/criu/provide $(TARGET_DIR)/criu || echo "no criu was provided: its tests are skipped"
+	@$(provide_criu)
 setup-bench: setup-build
 	@$(call provide,$(BENCH_NEEDS))
 setup-machine: setup-build
 	@$(call provide,$(MACHINE_NEEDS))
+	@$(provide_criu)
 setup-fuzz: setup-build
 	@$(call provide,$(FUZZ_NEEDS))
 	@$(CARGO) fuzz --version >/dev/null 2>&1 || $(CARGO) install cargo-fuzz --version ^0.13 --locked
+
+provide_criu = timeout --kill-after=10 300 tests/criu/provide $(TARGET_DIR)/criu || echo "no criu was provided: its tests are skipped"
 
 # Rust's part for musl, and libseccomp for it.
 define provide_musl
