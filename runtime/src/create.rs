@@ -90,7 +90,8 @@ pub fn create(store: &Store, mut request: Request) -> Result<Created> {
         .map_err(|error| explain(error, &plan))?;
     let pid = child.pid;
     undo.push(Step::Kill(child));
-    drop(holder);
+    // Version 2 has the child from its birth, version 1 when it has entered by itself: an empty scope is removed.
+    let holder = holder.filter(|_| entry.join.unified.is_none());
 
     let live =
         Live { request: &request, host: &host, entry: &entry, handshake: &handshake, plan: &plan, pid };
@@ -103,6 +104,7 @@ pub fn create(store: &Store, mut request: Request) -> Result<Created> {
         accompany(&live, &mut context, &mut undo)?;
         Ok(held)
     });
+    drop(holder);
     let held = match accompanied {
         Ok(held) => held,
         Err(error) => return Err(abandon(spec, &context, undo, error)),

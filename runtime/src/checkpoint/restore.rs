@@ -103,7 +103,8 @@ pub fn restore(store: &Store, mut request: Request, revival: &Revival) -> Result
         place: Some(Place { source: name()?, at: name()?, readonly: mounts::is_read_only(spec) }),
     };
     let service = Service::start(&birth)?;
-    drop(holder);
+    // As in `create`: until the process has entered by itself, the scope must not be empty.
+    let _holder = holder.filter(|_| join.unified.is_none());
     let named = orphan::name(&context.folder, &service)?;
     let mut progress = Progress {
         spec,
