@@ -6,6 +6,7 @@ use std::process::Command;
 use std::time::{Duration, UNIX_EPOCH};
 
 use serde::Serialize;
+use vctx_context::brief;
 use vctx_runtime::events;
 use vctx_runtime::state::{Context, Status};
 
@@ -32,7 +33,7 @@ struct Entry {
 }
 
 impl Entry {
-    fn of(context: &Context) -> Result<Entry, Error> {
+    fn of(context: &Context, users: &Users) -> Result<Entry, Error> {
         let status = context.status()?;
         let state = &context.state;
         let created = UNIX_EPOCH + Duration::new(state.created, state.created_nanos);
@@ -45,25 +46,34 @@ impl Entry {
             rootfs: state.rootfs.clone(),
             created: output::rfc3339(created),
             annotations: state.annotations.clone(),
-            owner: user_name(state.owner),
+            owner: users.name(state.owner),
         })
     }
 }
 
-/// A user's name in the host's passwd file; the number when there is none, and nothing for root, as runc has it.
-fn user_name(uid: u32) -> String {
-    let file = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
-    let entry = file.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        let name = fields.next()?;
-        (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_owned())
-    });
-    entry.unwrap_or_else(|| uid.to_string())
+/// The host's passwd file.
+struct Users(String);
+
+impl Users {
+    fn read() -> Users {
+        let bytes = brief::read(c"/etc/passwd").unwrap_or_default();
+        Users(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    /// A user's name; the number when there is none.
+    fn name(&self, uid: u32) -> String {
+        let entry = self.0.lines().find_map(|line| {
+            let mut fields = line.split(':');
+            let name = fields.next()?;
+            (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_owned())
+        });
+        entry.unwrap_or_else(|| uid.to_string())
+    }
 }
 
 /// `vctx state`.
 pub(crate) fn state(global: &Global, args: StateArgs) -> Result<ExitCode, Error> {
-    output::json(&Entry::of(&store(global).open(&args.id)?)?)?;
+    output::json(&Entry::of(&store(global).open(&args.id)?, &Users::read())?)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -75,7 +85,9 @@ pub(crate) fn list(global: &Global, args: ListArgs) -> Result<ExitCode, Error> {
         output::text(&ids)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let entries: Vec<Entry> = contexts.iter().filter_map(|context| Entry::of(context).ok()).collect();
+    let users = Users::read();
+    let entry = |context: &Context| Entry::of(context, &users).ok();
+    let entries: Vec<Entry> = contexts.iter().filter_map(entry).collect();
     match args.format {
         Format::Json => output::json(&entries)?,
         Format::Table => {

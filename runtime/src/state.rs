@@ -225,8 +225,13 @@ impl Store {
     /// The id is none, or there is no such context.
     pub fn open(&self, id: &str) -> Result<Context> {
         check_id(id)?;
-        let folder = self.root.join(id);
         self.check_root()?;
+        self.open_below(id)
+    }
+
+    /// Opens a context by an id that is one, in a root that was looked at.
+    fn open_below(&self, id: &str) -> Result<Context> {
+        let folder = self.root.join(id);
         check_owner(&folder, Links::Refused)?;
         match read_state(&folder) {
             Err(Error::State { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
@@ -249,7 +254,8 @@ impl Store {
         };
         let mut contexts: Vec<Context> = entries
             .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-            .filter_map(|id| self.open(&id).ok())
+            .filter(|id| check_id(id).is_ok())
+            .filter_map(|id| self.open_below(&id).ok())
             .collect();
         contexts.sort_by(|one, other| one.state.id.cmp(&other.state.id));
         Ok(contexts)

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::OnceLock;
 
 use rustix::fs::{CWD, Mode, OFlags, PROC_SUPER_MAGIC, fstatfs, openat};
 
@@ -51,8 +52,17 @@ pub fn identity(pid: i32) -> io::Result<Option<Identity>> {
     Ok(Some(identity))
 }
 
-/// By how many clock ticks this process's time namespace shifts the start times that it reads (time_namespaces(7)).
+/// By how many clock ticks this process's time namespace shifts the start times that it reads (time_namespaces(7)). It
+/// stays in the one in which it was started, and so asks once.
 fn shift() -> io::Result<u64> {
+    static SHIFT: OnceLock<u64> = OnceLock::new();
+    match SHIFT.get() {
+        Some(ticks) => Ok(*ticks),
+        None => read_shift().map(|ticks| *SHIFT.get_or_init(|| ticks)),
+    }
+}
+
+fn read_shift() -> io::Result<u64> {
     /// Of the kernel's interface, on every architecture that has time namespaces.
     const TICKS: i64 = 100;
     let text = match brief::read(c"/proc/self/timens_offsets") {
