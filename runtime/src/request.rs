@@ -68,7 +68,7 @@ pub enum Console {
 }
 
 impl Console {
-    /// Connects where somebody listens. Not before [`exe::protect`]: the process could start anew after it.
+    /// Connects where somebody listens. Not before [`vctx_context::exe::protect`]: the process could start anew after it.
     pub(crate) fn connect(self) -> Result<OwnedFd> {
         match self {
             Console::Listener(path) => Ok(terminal::connect_console(&path)?),
