@@ -1,6 +1,6 @@
 //! What a restored context has again: its terminal, mounts, limits, namespaces and filter.
 
-use crate::checkpoint::{COUNT, checkpoint, count, images, reached, restore};
+use crate::checkpoint::{COUNT, checkpoint, count, count_at, images, reached, restore};
 use crate::harness::pty::ConsoleSocket;
 use crate::harness::{Case, Context, Need, case, eventually, json, leaks, run};
 use std::fs;
@@ -160,9 +160,8 @@ fn a_read_only_root_stays_so() {
     context.set("/root/readonly", json!(true));
     fs::create_dir_all(context.root("/mnt")).unwrap();
     context.launch();
-    let count =
-        || fs::read_to_string(folder.join("count")).ok().and_then(|text| text.trim().parse::<u32>().ok());
-    eventually("the count", 20, || (count() > Some(3)).then_some(()));
+    let count = || count_at(&folder.join("count"));
+    eventually("the count", 20, || (count() > 3).then_some(()));
     checkpoint(&context, &[]).ok();
     let before = count();
     restore(&context, &[]).ok();
