@@ -1,5 +1,5 @@
 //! Which image a context uses: an empty file in the context's own folder says it, and goes with it. Of a folder ext4 would
-//! give a block back when it goes, which takes 0.15 ms.
+//! give a block back when it goes, which takes 0.15 ms where it is mounted with `discard`.
 
 use std::io;
 use std::path::{Path, PathBuf};
