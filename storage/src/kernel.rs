@@ -1,4 +1,4 @@
-//! Calls of the kernel that no package has: project ids and quotas of file systems, and sharing of extents.
+//! Calls of the kernel that no package has: project ids and quotas of file systems, sharing of extents, and disks in files.
 
 use std::io;
 use std::mem::size_of;
@@ -195,3 +195,60 @@ pub(crate) fn first_extent(file: impl AsFd) -> io::Result<Option<u64>> {
 }
 
 const _: () = assert!(size_of::<Map>() == 32 + 56);
+
+/// `struct loop_config` (linux/loop.h), of whose `struct loop_info64` the flags alone are set here.
+#[repr(C)]
+struct Loop {
+    file: u32,
+    block: u32,
+    places: [u64; 5],
+    numbers: [u32; 3],
+    flags: u32,
+    names: [u8; 160],
+    init: [u64; 2],
+    reserved: [u64; 8],
+}
+
+const LOOP_SET_CAPACITY: u32 = 0x4c07;
+const LOOP_CONFIGURE: u32 = 0x4c0a;
+const LOOP_CTL_GET_FREE: u32 = 0x4c82;
+/// The device goes with its last user; and its pages are in memory once, as those of its file system.
+const AUTOCLEAR_AND_DIRECT: u32 = 4 | 16;
+const EXT4_IOC_RESIZE_FS: u32 = 0x4008_6610;
+
+/// The number of a loop device that is free now (loop(4)).
+pub(crate) fn free_loop(control: impl AsFd) -> io::Result<i32> {
+    // SAFETY: this call takes no pointer, and the descriptor is borrowed for it.
+    let number = unsafe { libc::ioctl(control.as_fd().as_raw_fd(), LOOP_CTL_GET_FREE as _) };
+    check(number.min(0)).map(|()| number)
+}
+
+/// Lays a file behind a loop device, with sectors of `block` bytes (Linux 5.8).
+pub(crate) fn configure_loop(device: impl AsFd, file: impl AsFd, block: u32) -> io::Result<()> {
+    let call = Loop {
+        file: file.as_fd().as_raw_fd().cast_unsigned(),
+        block,
+        places: [0; 5],
+        numbers: [0; 3],
+        flags: AUTOCLEAR_AND_DIRECT,
+        names: [0; 160],
+        init: [0; 2],
+        reserved: [0; 8],
+    };
+    // SAFETY: the kernel reads one `struct loop_config` of the same layout; the descriptors are borrowed for the call.
+    check(unsafe { libc::ioctl(device.as_fd().as_raw_fd(), LOOP_CONFIGURE as _, &raw const call) })
+}
+
+/// Lets a loop device find that its file has become longer.
+pub(crate) fn measure_loop(device: impl AsFd) -> io::Result<()> {
+    // SAFETY: this call takes no pointer, and the descriptor is borrowed for it.
+    check(unsafe { libc::ioctl(device.as_fd().as_raw_fd(), LOOP_SET_CAPACITY as _) })
+}
+
+/// Enlarges a mounted ext4 to so many blocks.
+pub(crate) fn resize_ext4(folder: impl AsFd, blocks: u64) -> io::Result<()> {
+    // SAFETY: the kernel reads one number.
+    check(unsafe { libc::ioctl(folder.as_fd().as_raw_fd(), EXT4_IOC_RESIZE_FS as _, &raw const blocks) })
+}
+
+const _: () = assert!(size_of::<Loop>() == 304);

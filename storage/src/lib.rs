@@ -20,7 +20,9 @@ pub mod volume;
 pub use overlay::{Lowers, NewFolder, Overlay};
 pub use place::{Layers, Lifetime, Place};
 
+mod disk;
 mod kernel;
+mod program;
 
 use std::io;
 use std::path::PathBuf;

@@ -1,5 +1,5 @@
-//! Limits on what the changes of a context take on disk: by project quotas (ext4 and xfs, mounted with `prjquota`), or by
-//! groups of subvolumes (btrfs), of which only the room is limited.
+//! Limits on what the changes of a context take on disk: by project quotas (ext4 and xfs, mounted with `prjquota`), by
+//! groups of subvolumes (btrfs), of which only the room is limited, or by a disk of the context's own (`disk`).
 //!
 //! On btrfs each folder of changes is a subvolume, and the group of the first one has them all and the limit; that they
 //! are counted is switched on for the whole file system when the first limit is asked for. Elsewhere the folders of a
@@ -16,7 +16,7 @@ use rustix::fs::{CWD, Mode, OFlags, fstat, openat};
 
 use vctx_remove::btrfs;
 
-use crate::kernel;
+use crate::{disk, kernel};
 
 /// Spreads projects away from the small numbers that administrators take.
 const SPREAD: u32 = 0x5643_0000;
@@ -48,13 +48,44 @@ pub struct Quota {
 pub enum Error {
     /// The store cannot.
     #[error(
-        "{} is on {kind}, which limits no folders: that takes btrfs, or ext4 (tune2fs -O quota,project) or xfs mounted with the option prjquota; give such a store with --root", path.display()
+        "{} is on {kind}, which limits no folders, and a disk of the context's own cannot be had: {missing}; that, or a store (--root) on btrfs, or on ext4 (tune2fs -O quota,project) or xfs mounted with the option prjquota", path.display()
     )]
     Unfit {
         /// The store.
         path: PathBuf,
         /// Its file system.
         kind: &'static str,
+        /// What is needed for such a disk.
+        missing: String,
+    },
+    /// A disk has a size.
+    #[error(
+        "{} is on {kind}, which limits no folders: the context gets a disk of its own there, whose size is needed; give --disk-size with --disk-inodes", path.display()
+    )]
+    NoSize {
+        /// The store.
+        path: PathBuf,
+        /// Its file system.
+        kind: &'static str,
+    },
+    /// The same, later.
+    #[error(
+        "the context has a disk of its own, whose number of files was set when it was made, and which always has a size; leave --disk-inodes away, and give --disk-size in bytes"
+    )]
+    OfDisk,
+    /// The rest would be more than may be reserved.
+    #[error("a disk of the context's own cannot be so small; the least is {least} bytes")]
+    TooSmall {
+        /// In bytes.
+        least: u64,
+    },
+    /// A tool of the machine's.
+    #[error("cannot make a disk of the context's own: {program}: {reason}")]
+    Program {
+        /// Its name.
+        program: &'static str,
+        /// What it says.
+        reason: String,
     },
     /// btrfs counts no files.
     #[error("{} is on btrfs, which limits room and no numbers of files; leave --disk-inodes away", .0.display())]
@@ -103,7 +134,13 @@ pub fn check(store: &Path, limits: Limits) -> Result<(), Error> {
         (true, Some(_)) => Err(Error::NoInodes(store.into())),
         (true, None) => Ok(()),
         (false, _) if kernel::enforces_projects(opened) => Ok(()),
-        (false, _) => Err(Error::Unfit { path: store.into(), kind: kind(folder) }),
+        (false, _) => match disk::missing() {
+            Some(missing) => Err(Error::Unfit { path: store.into(), kind: kind(folder), missing }),
+            None if limits.bytes.unwrap_or_default() == 0 && limits.inodes.unwrap_or_default() > 0 => {
+                Err(Error::NoSize { path: store.into(), kind: kind(folder) })
+            }
+            None => disk::check(limits),
+        },
     }
 }
 
@@ -116,6 +153,10 @@ pub fn limit(context: &Path, folders: &[PathBuf], limits: Limits) -> Result<(), 
     let folder = open(context)?;
     if btrfs::is_here(&folder) {
         return group(context, &folder, folders, limits).map_err(fail("limit", context));
+    }
+    if !kernel::enforces_projects(&folder) {
+        let is_limited = limits.bytes.unwrap_or_default() > 0;
+        return if is_limited { disk::give(context, &folder, limits) } else { Ok(()) };
     }
     let project = project(&folder).map_err(fail("look at", context))?;
     kernel::set_quota(&folder, project, limits.bytes, limits.inodes).map_err(fail("limit", context))?;
@@ -169,6 +210,10 @@ pub fn change(context: &Path, limits: Limits) -> Result<(), Error> {
         let bytes = limits.bytes.filter(|&bytes| bytes > 0);
         return btrfs::limit(&folder, first, bytes).map_err(fail("limit", context));
     }
+    let has_disk = disk::is_here(&folder);
+    if has_disk && (limits.inodes.is_some() || limits.bytes == Some(0)) {
+        return Err(Error::OfDisk);
+    }
     let now = look(context)?.ok_or(Error::Unlimited)?;
     for (what, used, limit) in
         [("bytes", now.bytes_used, limits.bytes), ("files", now.inodes_used, limits.inodes)]
@@ -176,6 +221,9 @@ pub fn change(context: &Path, limits: Limits) -> Result<(), Error> {
         if let Some(limit) = limit.filter(|&limit| limit != 0 && limit < used) {
             return Err(Error::InUse { what, used, limit });
         }
+    }
+    if has_disk {
+        return disk::change(context, &folder, limits.bytes.unwrap_or(now.bytes));
     }
     let project = project(&folder).map_err(fail("look at", context))?;
     kernel::set_quota(&folder, project, limits.bytes, limits.inodes).map_err(fail("limit", context))
@@ -188,6 +236,9 @@ pub fn change(context: &Path, limits: Limits) -> Result<(), Error> {
 /// It cannot be looked at.
 pub fn look(context: &Path) -> Result<Option<Quota>, Error> {
     let folder = open(context)?;
+    if disk::is_here(&folder) {
+        return disk::look(&folder).map(Some).map_err(fail("look at", context));
+    }
     let wanted = project(&folder).map_err(fail("look at", context))?;
     // Its first overlay is there in every context that has changes.
     let Ok(first) = open(&context.join("0")) else { return Ok(None) };

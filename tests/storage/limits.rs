@@ -5,12 +5,14 @@ use super::{idle_in, image};
 use crate::harness::{Case, Need, case, command, rounds};
 use crate::host_run::User;
 use serde_json::Value;
-use std::process::Stdio;
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::Instant;
 
 pub fn cases() -> Vec<Case> {
     let tools =
         |case: Case| case.needs(Need::Root).needs(Need::Path("/dev/loop-control")).needs(Need::Linux(5, 14));
+    let disks = |case: Case| tools(case).needs(Need::Program("mkfs.ext4"));
     // A kernel without quotas of xfs is mostly one without those of ext4 as well.
     let projects = |case: Case| tools(case).needs(Need::Path(QUOTAS));
     vec![
@@ -22,7 +24,11 @@ pub fn cases() -> Vec<Case> {
         tools(case!(what_a_context_writes_stays_below_its_limit_on_btrfs)).needs(Need::Program("mkfs.btrfs")),
         tools(case!(the_group_of_a_limit_goes_with_its_context)).needs(Need::Program("mkfs.btrfs")),
         tools(case!(kills_leave_no_group_of_a_limit)).needs(Need::Program("mkfs.btrfs")),
-        case!(a_store_that_cannot_limit_is_told).needs(Need::Root),
+        disks(case!(a_disk_of_its_own_limits_a_context_where_the_store_cannot)),
+        disks(case!(the_disk_of_a_context_changes_while_it_runs)),
+        disks(case!(kills_leave_no_disk_of_a_context)),
+        disks(case!(limits_that_no_disk_can_have_are_refused)),
+        case!(a_store_that_cannot_limit_is_told).needs(Need::Root).needs(Need::Program("unshare")),
         case!(an_ordinary_user_is_told_that_limits_need_root),
     ]
 }
@@ -180,18 +186,160 @@ fn the_guests_root_cannot_leave_its_limit() {
     user.call_in(&root, &["delete", "--force", &name]).ok();
 }
 
+/// A store that limits no folders.
+fn plain(user: &User) -> Disk {
+    Disk::new(&user.folder, "ext4", &["-q", "-E", "lazy_itable_init=1"], 200, "")
+}
+
+/// The mounts and the loop devices of disks of contexts below a folder.
+fn disks_below(folder: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    for device in std::fs::read_dir("/sys/block").unwrap().flatten() {
+        let file = std::fs::read_to_string(device.path().join("loop/backing_file")).unwrap_or_default();
+        found.extend((Path::new(file.trim()).starts_with(folder)).then_some(file));
+    }
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+    let point = |line: &str| line.split(' ').nth(1).unwrap_or_default().to_owned();
+    found.extend(mounts.lines().map(point).filter(|point| Path::new(point).starts_with(folder)));
+    found
+}
+
+/// Whoever tests may enlarge a mounted ext4, as the file system asks for.
+fn has_sys_resource() -> bool {
+    const CAP_SYS_RESOURCE: u64 = 1 << 24;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:\t")).unwrap();
+    u64::from_str_radix(effective, 16).unwrap() & CAP_SYS_RESOURCE != 0
+}
+
+fn no_disk_is_left(root: &Path) {
+    let contexts = root.join(".store/contexts");
+    // The device goes with the last of its users, which the kernel lets go a moment later.
+    crate::harness::eventually("no disk is left", 10, || disks_below(&contexts).is_empty().then_some(()));
+    assert_eq!(std::fs::read_dir(contexts).unwrap().count(), 0);
+}
+
+fn a_disk_of_its_own_limits_a_context_where_the_store_cannot() {
+    let user = User::me();
+    let disk = plain(&user);
+    stays_below(&user, &disk);
+    no_disk_is_left(&disk.path.join("store"));
+}
+
+fn the_disk_of_a_context_changes_while_it_runs() {
+    let user = User::me();
+    let disk = plain(&user);
+    let root = disk.path.join("store");
+    let name = idle_in(&user, &disk.path, &["--disk-size", "24m", "-v", "/own"]);
+    let call = |args: &[&str]| user.call_in(&root, args);
+    let fill = || call(&["exec", &name, "sh", "-c", FILL]).ok().stdout;
+    let limit = || {
+        let df: Value = serde_json::from_str(&call(&["df", "--json"]).ok().stdout).unwrap();
+        df["contexts"]["each"][0]["limit"].as_u64().unwrap()
+    };
+    assert!(fill().starts_with('0'));
+    call(&["update", "--disk-size", "16m", &name]).refused_with(&["uses"]);
+    call(&["exec", &name, "rm", "/large"]).ok();
+    call(&["update", "--disk-size", "16m", &name]).ok();
+    assert!(fill().starts_with('1') && limit() == 16 << 20);
+    // To what it has been made for, and then beyond.
+    call(&["update", "--disk-size", "24m", &name]).ok();
+    assert!(fill().starts_with('0') && limit() == 24 << 20);
+    for wrong in [["--disk-size", "max"], ["--disk-inodes", "9"]] {
+        call(&["update", wrong[0], wrong[1], &name]).refused_with(&["a disk of its own"]);
+    }
+    call(&["exec", &name, "rm", "/large"]).ok();
+    call(&["update", "--disk-size", "1m", &name]).refused_with(&["so small"]);
+    let larger = call(&["update", "--disk-size", "64m", &name]);
+    if has_sys_resource() {
+        larger.ok();
+        assert_eq!(limit(), 64 << 20);
+        let script =
+            "head -c 60000000 /dev/zero > /larger; echo $?; head -c 9000000 /dev/zero > /own/more; echo $?";
+        assert_eq!(call(&["exec", &name, "sh", "-c", script]).ok().stdout, "0\n1\n");
+    } else {
+        larger.refused_with(&["cap_sys_resource"]);
+        assert_eq!(limit(), 24 << 20);
+    }
+    // What it has is there for whoever asks when it has stopped, and for a copy.
+    call(&[
+        "exec",
+        &name,
+        "sh",
+        "-c",
+        "rm -f /large /larger /own/more; echo kept > /kept; echo own > /own/kept",
+    ])
+    .ok();
+    call(&["kill", &name, "KILL"]).ok();
+    crate::harness::eventually("it has stopped", 10, || {
+        call(&["state", &name]).stdout.contains("\"stopped\"").then_some(())
+    });
+    call(&["snapshot", "create", &name, "one"]).ok();
+    call(&["copy", &name, "new"]).ok();
+    for (context, path, content) in [(&*name, "/kept", "kept\n"), ("new", "/own/kept", "own\n")] {
+        let there = user.path("out");
+        call(&["cp", &format!("{context}:{path}"), &there]).ok();
+        assert_eq!(std::fs::read_to_string(&there).unwrap(), content);
+    }
+    for one in [&*name, "new"] {
+        call(&["delete", "--force", one]).ok();
+    }
+    no_disk_is_left(&root);
+}
+
+fn kills_leave_no_disk_of_a_context() {
+    let user = User::me();
+    let disk = plain(&user);
+    let image = image(&user);
+    let root = disk.path.join("store");
+    let run = ["run", "--name", "one", "--disk-size", "8m", "-v", "/own", &image, "--", "true"];
+    let delete = ["delete", "--force", "one"];
+    let begun = Instant::now();
+    user.call_in(&root, &run).ok();
+    let whole = begun.elapsed();
+    for round in 0..rounds(24) {
+        let killed: &[&str] = if round % 2 == 0 { &run } else { &delete };
+        if round % 2 == 1 {
+            user.call_in(&root, &run);
+        }
+        let mut call =
+            user.command_in(&root, killed).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        command::wait_for_exit(call.id(), whole.mul_f64(f64::from(round) / 24.0));
+        let _ = call.kill();
+        call.wait().unwrap();
+        user.call_in(&root, &delete).ok();
+        no_disk_is_left(&root);
+    }
+}
+
+fn limits_that_no_disk_can_have_are_refused() {
+    let user = User::me();
+    let disk = plain(&user);
+    let image = image(&user);
+    let run = |limits: &[&str]| {
+        let args = [&["run", "--rm"], limits, &[&image, "--", "true"]].concat();
+        user.call_in(&disk.path.join("store"), &args)
+    };
+    run(&["--disk-inodes", "100"]).exits(125).refused_with(&["--disk-size"]);
+    run(&["--disk-size", "100k"]).exits(125).refused_with(&["1048576"]);
+    run(&["--disk-size", "0"]).exits(125).refused_with(&["--disk-size"]);
+    run(&["--disk-size", "nonsense"]).exits(125);
+    assert!(!disk.path.join("store/.store").exists(), "something was made");
+}
+
+/// Neither by the file system nor by a loop device: there is none in this /dev.
 fn a_store_that_cannot_limit_is_told() {
     let user = User::me();
     let image = image(&user);
-    user.call(&["run", "--rm", "--disk-size", "8m", &image, "--", "true"])
-        .exits(125)
-        .refused_with(&["prjquota", "quota"]);
-    user.call(&["run", "--rm", "--disk-size", "0", &image, "--", "true"])
-        .exits(125)
-        .refused_with(&["--disk-size"]);
-    user.call(&["run", "--rm", "--disk-size", "nonsense", &image, "--", "true"]).exits(125);
-    let found = std::fs::read_dir(user.store()).map_or(0, Iterator::count);
-    assert_eq!(found, 0, "something was made");
+    let run = user.command(&["run", "--rm", "--disk-size", "8m", &image, "--", "true"]);
+    let script = "mount -t tmpfs none /dev; store=$1; shift; mkdir \"$store\"; mount -t tmpfs none \"$store\"; \
+                  \"$@\"; code=$?; ls -A \"$store\"; exit $code";
+    let mut call = Command::new("unshare");
+    call.args(["-m", "sh", "-c", script, "sh"]).arg(user.store()).arg(run.get_program()).args(run.get_args());
+    let variables = run.get_envs().filter_map(|(name, value)| Some((name, value?)));
+    let output = command::run(call.envs(variables).current_dir("/")).exits(125);
+    assert_eq!(output.stdout, "", "something was made");
+    output.refused_with(&["/dev/loop-control", "prjquota"]);
 }
 
 fn an_ordinary_user_is_told_that_limits_need_root() {

@@ -8,11 +8,14 @@ pub mod btrfs;
 
 use std::ffi::{CStr, CString};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RawDir, fstat, openat, unlinkat};
+use rustix::fs::{
+    AtFlags, CWD, FileType, Mode, OFlags, RawDir, StatxAttributes, StatxFlags, fstat, openat, statx, unlinkat,
+};
 use rustix::io::Errno;
+use rustix::mount::{UnmountFlags, unmount};
 
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 /// How many bytes of names are asked for at once.
@@ -39,13 +42,25 @@ pub fn tree(path: &Path) -> io::Result<()> {
     Ok(unlinkat(CWD, path, AtFlags::REMOVEDIR)?)
 }
 
-/// Removes the folder of a context, and what its file system keeps of a limit on it.
+/// Something is mounted at the folder.
+#[must_use]
+pub fn is_mounted(folder: impl AsFd) -> bool {
+    statx(folder, c"", AtFlags::EMPTY_PATH, StatxFlags::empty())
+        .is_ok_and(|about| about.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
+}
+
+/// Removes the folder of a context, with the disk of its own and what its file system keeps of a limit on it.
 ///
 /// # Errors
 ///
 /// As [`tree`].
 pub fn of_context(path: &Path) -> io::Result<()> {
-    let folder = openat(CWD, path, FOLDER, Mode::empty())?;
+    let mut folder = openat(CWD, path, FOLDER, Mode::empty())?;
+    if is_mounted(&folder) {
+        // The disk of its own, which is a file in the folder below. It ends when nobody uses it any more.
+        unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)?;
+        folder = openat(CWD, path, FOLDER, Mode::empty())?;
+    }
     btrfs::ungroup(&folder, path)?;
     // In a tenth of the calls of a walk, which finds what this leaves.
     for (name, flags) in UNCHANGED {

@@ -7,7 +7,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::str::FromStr;
 use std::time::Duration;
@@ -17,6 +17,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::error::Error;
 use super::store::{Partial, Store, unique};
+use crate::program::which;
 
 const PREFIX: &str = "debootstrap:";
 /// A mirror that brings nothing for so long is given up, with all that was fetched.
@@ -146,13 +147,6 @@ fn run(mut command: Command, program: &Path) -> Result<(), Error> {
         status if status.success() => Ok(()),
         status => Err(fail(format!("it ended with {status}; what it says stands above"))),
     }
-}
-
-fn which(program: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    // Debian keeps debootstrap where only root looks.
-    let folders = std::env::split_paths(&path).chain([PathBuf::from("/usr/sbin")]);
-    folders.map(|folder| folder.join(program)).find(|path| path.is_absolute() && path.is_file())
 }
 
 #[cfg(test)]
