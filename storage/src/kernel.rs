@@ -218,7 +218,7 @@ const EXT4_IOC_RESIZE_FS: u32 = 0x4008_6610;
 
 /// The number of a loop device that is free now (loop(4)).
 pub(crate) fn free_loop(control: impl AsFd) -> io::Result<i32> {
-    // SAFETY: this call takes no pointer, and the descriptor is borrowed for it.
+    // SAFETY: this command takes no pointer, and the descriptor is borrowed for the call.
     let number = unsafe { libc::ioctl(control.as_fd().as_raw_fd(), LOOP_CTL_GET_FREE as _) };
     check(number.min(0)).map(|()| number)
 }
@@ -241,13 +241,13 @@ pub(crate) fn configure_loop(device: impl AsFd, file: impl AsFd, block: u32) -> 
 
 /// Lets a loop device find that its file has become longer.
 pub(crate) fn measure_loop(device: impl AsFd) -> io::Result<()> {
-    // SAFETY: this call takes no pointer, and the descriptor is borrowed for it.
+    // SAFETY: this command takes no pointer, and the descriptor is borrowed for the call.
     check(unsafe { libc::ioctl(device.as_fd().as_raw_fd(), LOOP_SET_CAPACITY as _) })
 }
 
 /// Enlarges a mounted ext4 to so many blocks.
 pub(crate) fn resize_ext4(folder: impl AsFd, blocks: u64) -> io::Result<()> {
-    // SAFETY: the kernel reads one number.
+    // SAFETY: the kernel reads one number, which lives until the call returns.
     check(unsafe { libc::ioctl(folder.as_fd().as_raw_fd(), EXT4_IOC_RESIZE_FS as _, &raw const blocks) })
 }
 
