@@ -18,6 +18,7 @@ pub fn cases() -> Vec<Case> {
         case!(a_refused_dump_leaves_the_context_running_and_names_the_log).needs(Need::Vctx),
         case!(a_restore_in_the_foreground_ends_as_the_guest_does),
         case!(a_paused_context_is_written_too).needs(Need::Vctx),
+        case!(a_process_that_nobody_has_waited_for_is_there_again),
         case!(hooks_run_on_restore_and_after_a_checkpoint),
         case!(a_damaged_image_leaves_nothing),
         case!(a_killed_verb_leaves_nothing_that_delete_does_not_remove).needs(Need::Vctx),
@@ -209,6 +210,22 @@ fn a_paused_context_is_written_too() {
     context.call(&["delete", "--force", &context.id]).ok();
     restore(&context, &[]).ok();
     assert_eq!(context.status(), "running");
+}
+
+fn a_process_that_nobody_has_waited_for_is_there_again() {
+    let mut context = Context::sh("exec </dev/null >/dev/null 2>&1; true & exec sleep 1000");
+    context.launch();
+    let dead = |context: &Context| {
+        let path = format!("/proc/{0}/task/{0}/children", context.pid());
+        let children = fs::read_to_string(path).unwrap_or_default();
+        children.split_whitespace().any(|child| {
+            fs::read_to_string(format!("/proc/{child}/stat")).is_ok_and(|line| line.contains(") Z "))
+        })
+    };
+    eventually("the child has ended", 10, || dead(&context).then_some(()));
+    checkpoint(&context, &[]).ok();
+    restore(&context, &[]).ok();
+    assert!(dead(&context), "nobody is there to wait for");
 }
 
 fn hooks_run_on_restore_and_after_a_checkpoint() {

@@ -14,6 +14,7 @@ use vctx_context::capability;
 use vctx_context::criu::{Value, fields};
 use vctx_context::mountinfo::{self, Mount};
 use vctx_context::namespace::Kind;
+use vctx_context::procfs;
 use vctx_context::seccomp::Filter;
 
 use super::images::Folders;
@@ -115,9 +116,11 @@ pub(super) fn check(spec: &Spec, host: &Host, places: &[Place], first: i32) -> R
     check_ids(host, first)?;
     check_mounts(spec, places, first)?;
     for pid in tree(first)? {
-        check_beside(host, first, pid)?;
         for thread in threads(pid)? {
-            check_thread(spec, host, pid, thread)?;
+            if !has_ended(pid, thread)? {
+                check_beside(host, first, pid, thread)?;
+                check_thread(spec, host, pid, thread)?;
+            }
         }
     }
     Ok(())
@@ -142,6 +145,13 @@ fn threads(pid: i32) -> Result<Vec<i32>> {
     let path = format!("/proc/{pid}/task");
     let entries = fs::read_dir(&path).map_err(Error::state("read", path))?;
     Ok(entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect())
+}
+
+/// A thread that nobody has waited for yet, which criu makes again as well: it has no namespaces any more, and runs no more.
+fn has_ended(pid: i32, thread: i32) -> Result<bool> {
+    let path = format!("/proc/{pid}/task/{thread}/stat");
+    let line = fs::read(&path).map_err(Error::state("read", path))?;
+    Ok(procfs::parse(&line).is_some_and(|identity| identity.zombie))
 }
 
 /// What tells a namespace from others: the device and the inode of its file.
@@ -172,17 +182,18 @@ fn check_namespaces(host: &Host, pid: i32) -> Result<()> {
     Ok(())
 }
 
-/// A process may have namespaces of its own inside, but none of the host's where the first process has others.
-fn check_beside(host: &Host, first: i32, pid: i32) -> Result<()> {
+/// A thread may have namespaces of its own inside, but none of the host's where the first process has others.
+fn check_beside(host: &Host, first: i32, pid: i32, thread: i32) -> Result<()> {
+    let of_thread = |kind| namespace(&format!("{pid}/task/{thread}"), kind);
     for (kind, _) in &host.kinds {
-        let (has, ours) = (namespace(&pid.to_string(), *kind)?, namespace("self", *kind)?);
+        let (has, ours) = (of_thread(*kind)?, namespace("self", *kind)?);
         let inside = namespace(&first.to_string(), *kind)?;
         if has != inside && (has == ours || matches!(kind, Kind::User | Kind::Mount)) {
             return refuse(format!("process {pid} has another {} namespace than the first", kind.file()));
         }
     }
     if !host.kinds.iter().any(|(kind, _)| *kind == Kind::User)
-        && namespace(&pid.to_string(), Kind::User)? != namespace("self", Kind::User)?
+        && of_thread(Kind::User)? != namespace("self", Kind::User)?
     {
         return refuse(format!("process {pid} has a user namespace of its own"));
     }
