@@ -359,7 +359,12 @@ impl Firewall<'_> {
 
     #[track_caller]
     fn call(&self, args: &[&str]) -> String {
-        run(self.command("firewall-cmd").args(args)).ok().line().to_owned()
+        // On an emulated processor firewalld takes longer for a reload than its client waits.
+        let answer = || {
+            Some(run(self.command("firewall-cmd").args(args)))
+                .filter(|answer| !answer.stderr.contains("Did not receive a reply"))
+        };
+        eventually("firewalld answers", 30, answer).ok().line().to_owned()
     }
 }
 
