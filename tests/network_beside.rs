@@ -4,7 +4,7 @@
 
 use crate::harness::engine::{self, Daemon, IMAGE};
 use crate::harness::net::{HOST, Host, OUTSIDE, SERVER, wget, within};
-use crate::harness::{Case, Need, at_end, case, command, rootfs, run, runtime, which};
+use crate::harness::{Case, Need, at_end, case, command, eventually, rootfs, run, runtime, which};
 use std::cell::RefCell;
 use std::fs;
 use std::path::{Path, PathBuf};
