@@ -459,7 +459,7 @@ impl Context {
     ///
     /// procfs cannot be read.
     pub fn alive(&self) -> Result<Option<Alive>> {
-        let Some((pid, start_time)) = self.state.process else { return Ok(None) };
+        let Some((pid, _)) = self.state.process else { return Ok(None) };
         let Some(raw) = Pid::from_raw(pid) else { return Ok(None) };
         // First the descriptor, then the look at the start time: in this order the id cannot change hands in between.
         let pidfd = match pidfd_open(raw, PidfdFlags::empty()) {
@@ -469,12 +469,14 @@ impl Context {
             // It may well live: what is not known to be dead must not be taken for it.
             Err(error) => return Err(Error::state("look at the process of", &self.folder)(error.into())),
         };
-        match procfs::identity(pid).map_err(Error::Proc)? {
-            Some(identity) if identity.start_time == start_time && !identity.zombie => {
-                Ok(Some(Alive { pid, pidfd }))
-            }
-            _ => Ok(None),
-        }
+        Ok(self.lives()?.then_some(Alive { pid, pidfd }))
+    }
+
+    /// The process of this id is the context's first one, at this moment.
+    fn lives(&self) -> Result<bool> {
+        let Some((pid, start_time)) = self.state.process else { return Ok(false) };
+        let identity = procfs::identity(pid).map_err(Error::Proc)?;
+        Ok(identity.is_some_and(|identity| identity.start_time == start_time && !identity.zombie))
     }
 
     /// The status, as it is now.
@@ -504,7 +506,7 @@ impl Context {
     }
 
     fn status_of_process(&self) -> Result<Status> {
-        if self.alive()?.is_none() {
+        if !self.lives()? {
             return Ok(Status::Stopped);
         }
         if crate::start::is_waiting(&self.start_path())? {

@@ -148,7 +148,7 @@ fn raw(dir: &Path) -> Result<BTreeMap<String, u64>, Error> {
 fn memory_v1(dir: &Path) -> Result<Memory, Error> {
     let entry = |name: &str| {
         let count = |file: &str| {
-            let text = file::read_if_present(&dir.join(format!("memory.{name}{file}")))?;
+            let text = file::value_if_present(&dir.join(format!("memory.{name}{file}")))?;
             Ok::<_, Error>(text.and_then(|text| file::number(&text)).unwrap_or(0))
         };
         Ok::<_, Error>(MemoryEntry {
@@ -172,10 +172,10 @@ fn memory_v1(dir: &Path) -> Result<Memory, Error> {
 
 fn memory_v2(dir: &Path) -> Result<Memory, Error> {
     let count = |name: &str| {
-        let text = file::read_if_present(&dir.join(name))?;
+        let text = file::value_if_present(&dir.join(name))?;
         Ok::<_, Error>(text.and_then(|text| file::number(&text)).unwrap_or(0))
     };
-    let events = file::read_if_present(&dir.join("memory.events"))?.unwrap_or_default();
+    let events = file::value_if_present(&dir.join("memory.events"))?.unwrap_or_default();
     let raw = raw(dir)?;
     let usage = MemoryEntry {
         limit: count("memory.max")?,
@@ -194,7 +194,7 @@ fn memory_v2(dir: &Path) -> Result<Memory, Error> {
 fn blkio_v1(dir: &Path) -> Result<Blkio, Error> {
     // BFQ counts what it schedules, the throttling layer counts everything.
     let entries = |name: &str| -> Result<Vec<BlkioEntry>, Error> {
-        let text = file::read_if_present(&dir.join(format!("blkio.throttle.{name}")))?.unwrap_or_default();
+        let text = file::value_if_present(&dir.join(format!("blkio.throttle.{name}")))?.unwrap_or_default();
         // `8:0 Read 4096`, and a last line `Total 4096`.
         let entry = |line: &str| {
             let mut words = line.split_whitespace();
@@ -217,7 +217,7 @@ fn blkio_v1(dir: &Path) -> Result<Blkio, Error> {
 }
 
 fn blkio_v2(dir: &Path) -> Result<Blkio, Error> {
-    Ok(io_stat(&file::read_if_present(&dir.join("io.stat"))?.unwrap_or_default()))
+    Ok(io_stat(&file::value_if_present(&dir.join("io.stat"))?.unwrap_or_default()))
 }
 
 /// `8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=5 dios=6`, one device a line.
@@ -255,7 +255,7 @@ fn hugetlb(dir: &Path, usage: &str) -> Result<BTreeMap<String, Hugetlb>, Error> 
         if rest != usage {
             continue;
         }
-        let read = |file: &str| file::read_if_present(&dir.join(format!("hugetlb.{size}.{file}")));
+        let read = |file: &str| file::value_if_present(&dir.join(format!("hugetlb.{size}.{file}")));
         let count =
             |file: &str| Ok::<_, Error>(read(file)?.and_then(|text| file::number(&text)).unwrap_or(0));
         let events = read("events")?.unwrap_or_default();

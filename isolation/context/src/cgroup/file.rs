@@ -45,9 +45,9 @@ fn whole(file: OwnedFd) -> Result<Vec<u8>, Errno> {
     Ok(text)
 }
 
-/// The text of a control file, or `None` when the file or its group is not there.
-pub(super) fn read_if_present(path: &Path) -> Result<Option<String>, Error> {
-    match read(path) {
+/// The same, or `None` when the file or its group is not there.
+pub(super) fn value_if_present(path: &Path) -> Result<Option<String>, Error> {
+    match read_value(path) {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.is_absent() => Ok(None),
         Err(error) => Err(error),

@@ -40,8 +40,8 @@ impl Cgroup {
     /// True when the group is frozen. A group that is gone is not.
     pub fn is_frozen(&self) -> Result<bool, Error> {
         let text = match self.freezer()? {
-            Home::V1(dir) => file::read_if_present(&dir.join("freezer.state"))?,
-            Home::V2(dir) => file::read_if_present(&dir.join("cgroup.events"))?,
+            Home::V1(dir) => file::value_if_present(&dir.join("freezer.state"))?,
+            Home::V2(dir) => file::value_if_present(&dir.join("cgroup.events"))?,
         };
         Ok(text.is_some_and(|text| text.trim() == "FROZEN" || file::keyed(&text, "frozen") == Some(1)))
     }

@@ -252,7 +252,7 @@ impl Cgroup {
     /// processes").
     fn is_inner_node(&self) -> Result<bool, Error> {
         let Some(dir) = self.v2_dir() else { return Ok(false) };
-        let below = file::read_if_present(&dir.join("cgroup.subtree_control"))?;
+        let below = file::value_if_present(&dir.join("cgroup.subtree_control"))?;
         Ok(below.is_some_and(|controllers| !controllers.trim().is_empty()))
     }
 
@@ -336,7 +336,7 @@ impl Hierarchy {
     fn controllers(&self) -> Result<Vec<String>, Error> {
         match self.controllers.as_slice() {
             [] => {
-                let present = file::read_if_present(&self.dir.join("cgroup.controllers"))?;
+                let present = file::value_if_present(&self.dir.join("cgroup.controllers"))?;
                 Ok(present.unwrap_or_default().split_whitespace().map(String::from).collect())
             }
             names => Ok(names.to_vec()),

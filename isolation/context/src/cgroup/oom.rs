@@ -71,7 +71,7 @@ impl OomEvents {
         let over = match &self.group {
             // Only a change to empty is an end: before its first process the group is empty too.
             Some((path, _)) if changed => {
-                file::read_if_present(path)?.is_none_or(|text| file::keyed(&text, "populated") == Some(0))
+                file::value_if_present(path)?.is_none_or(|text| file::keyed(&text, "populated") == Some(0))
             }
             _ => false,
         };
@@ -86,7 +86,7 @@ impl AsFd for OomEvents {
 }
 
 fn count(path: &Path) -> Result<Option<u64>, Error> {
-    Ok(file::read_if_present(path)?.map(|text| file::keyed(&text, "oom_kill").unwrap_or(0)))
+    Ok(file::value_if_present(path)?.map(|text| file::keyed(&text, "oom_kill").unwrap_or(0)))
 }
 
 /// Registers an eventfd with the kernel (cgroup-v1/memory.rst, section 9). The kernel also signals it when the group is
