@@ -285,3 +285,27 @@ fn grow(context: &Path, folder: &OwnedFd, device: &Path, bytes: u64) -> io::Resu
         result => result,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_of_files_is_never_exceeded_where_it_can_be_kept() {
+        for (bytes, inodes) in [(8 << 20, 200), (100 << 20, 1_000), (10 << 30, 100_000)] {
+            let made = files(bytes, inodes);
+            let groups = size(bytes, Some(inodes)).div_ceil(128 << 20);
+            assert_eq!(made % (16 * groups), 0);
+            assert!(made <= inodes + OWN_INODES && made + 16 * groups > inodes + OWN_INODES, "{made}");
+        }
+        // Each group has some.
+        assert_eq!(files(1 << 30, 1), 16 * size(1 << 30, Some(1)).div_ceil(128 << 20));
+    }
+
+    #[test]
+    fn the_least_that_can_be_is_asked_for() {
+        let check = |bytes| check(Limits { bytes, inodes: None });
+        assert!(check(Some(LEAST)).is_ok() && check(Some(0)).is_ok() && check(None).is_ok());
+        assert!(matches!(check(Some(LEAST - 1)), Err(Error::TooSmall { least: LEAST })));
+    }
+}
