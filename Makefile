@@ -141,7 +141,7 @@ fuzz-hour: setup-fuzz ## each fuzzer for an hour, two at once
 
 .PHONY: bench-v2
 bench-v2: setup-machine ## instructions and system calls on pure cgroup v2, in a QEMU machine (as root)
-	tests/vm/run bench -- $(or $(BENCH),run$(comma)exec$(comma)verbs$(comma)calls --rounds 10)
+	VCTX_COMMIT=$(COMMIT) tests/vm/run bench -- $(or $(BENCH),run$(comma)exec$(comma)verbs$(comma)calls --rounds 10)
 
 .PHONY: man
 man: setup-build ## write man pages and shell completions
