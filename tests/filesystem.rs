@@ -396,8 +396,11 @@ fn a_mount_namespace_is_joined_by_its_path() {
     let mut other = Command::new("unshare").args(["--mount", "sleep", "1000"]).spawn().unwrap();
     let path = format!("/proc/{}/ns/mnt", other.id());
     let own = fs::read_link("/proc/self/ns/mnt").unwrap();
-    let joined = crate::harness::eventually("the namespace is new", 10, || {
-        fs::read_link(&path).ok().filter(|link| *link != own)
+    // unshare(1) makes the namespace, then its mounts private, and then executes the command.
+    let joined = crate::harness::eventually("the namespace is made", 10, || {
+        let is_made =
+            fs::read_to_string(format!("/proc/{}/comm", other.id())).is_ok_and(|name| name == "sleep\n");
+        fs::read_link(&path).ok().filter(|link| is_made && *link != own)
     });
     let mounts = || fs::read_to_string(format!("/proc/{}/mountinfo", other.id())).unwrap();
     let before = mounts();
