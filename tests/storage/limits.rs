@@ -127,8 +127,10 @@ fn kills_leave_no_group_of_a_limit() {
     let disk = Disk::btrfs(&user.folder, 400);
     let image = image(&user);
     let root = disk.path.join("store");
-    let run = ["run", "--name", "one", "--disk-size", "8m", "-v", "/own", &image, "--", "true"];
-    let delete = ["delete", "--force", "one"];
+    // Its group has this name, whatever the store.
+    let name = format!("{}-one", user.marker);
+    let run = ["run", "--name", &name, "--disk-size", "8m", "-v", "/own", &image, "--", "true"];
+    let delete = ["delete", "--force", &name];
     let begun = Instant::now();
     user.call_in(&root, &run).ok();
     let whole = begun.elapsed();
@@ -292,8 +294,10 @@ fn kills_leave_no_disk_of_a_context() {
     let disk = plain(&user);
     let image = image(&user);
     let root = disk.path.join("store");
-    let run = ["run", "--name", "one", "--disk-size", "8m", "-v", "/own", &image, "--", "true"];
-    let delete = ["delete", "--force", "one"];
+    // Its group has this name, whatever the store.
+    let name = format!("{}-one", user.marker);
+    let run = ["run", "--name", &name, "--disk-size", "8m", "-v", "/own", &image, "--", "true"];
+    let delete = ["delete", "--force", &name];
     let begun = Instant::now();
     user.call_in(&root, &run).ok();
     let whole = begun.elapsed();
