@@ -125,29 +125,36 @@ fn the_group_of_a_limit_goes_with_its_context() {
 fn kills_leave_no_group_of_a_limit() {
     let user = User::me();
     let disk = Disk::btrfs(&user.folder, 400);
-    let image = image(&user);
     let root = disk.path.join("store");
-    // Its group has this name, whatever the store.
+    after_kills(&user, &root, || {
+        assert_eq!(disk.groups(), 0);
+        assert_eq!(std::fs::read_dir(root.join(".store/contexts")).unwrap().count(), 0);
+    });
+}
+
+/// Kills a `run` with a limit, and its `delete`, at later and later moments, deletes it, and looks at what is left.
+#[track_caller]
+fn after_kills(user: &User, root: &Path, look: impl Fn()) {
+    let image = image(user);
+    // Its control group has this name, whatever the store.
     let name = format!("{}-one", user.marker);
     let run = ["run", "--name", &name, "--disk-size", "8m", "-v", "/own", &image, "--", "true"];
     let delete = ["delete", "--force", &name];
     let begun = Instant::now();
-    user.call_in(&root, &run).ok();
+    user.call_in(root, &run).ok();
     let whole = begun.elapsed();
     for round in 0..rounds(24) {
-        // First the one is killed and then the other, each at later and later moments.
         let killed: &[&str] = if round % 2 == 0 { &run } else { &delete };
         if round % 2 == 1 {
-            user.call_in(&root, &run);
+            user.call_in(root, &run);
         }
         let mut call =
-            user.command_in(&root, killed).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+            user.command_in(root, killed).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         command::wait_for_exit(call.id(), whole.mul_f64(f64::from(round) / 24.0));
         let _ = call.kill();
         call.wait().unwrap();
-        user.call_in(&root, &delete).ok();
-        assert_eq!(disk.groups(), 0, "round {round}");
-        assert_eq!(std::fs::read_dir(root.join(".store/contexts")).unwrap().count(), 0, "round {round}");
+        user.call_in(root, &delete).ok();
+        look();
     }
 }
 
@@ -292,28 +299,8 @@ fn the_disk_of_a_context_changes_while_it_runs() {
 fn kills_leave_no_disk_of_a_context() {
     let user = User::me();
     let disk = plain(&user);
-    let image = image(&user);
     let root = disk.path.join("store");
-    // Its group has this name, whatever the store.
-    let name = format!("{}-one", user.marker);
-    let run = ["run", "--name", &name, "--disk-size", "8m", "-v", "/own", &image, "--", "true"];
-    let delete = ["delete", "--force", &name];
-    let begun = Instant::now();
-    user.call_in(&root, &run).ok();
-    let whole = begun.elapsed();
-    for round in 0..rounds(24) {
-        let killed: &[&str] = if round % 2 == 0 { &run } else { &delete };
-        if round % 2 == 1 {
-            user.call_in(&root, &run);
-        }
-        let mut call =
-            user.command_in(&root, killed).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        command::wait_for_exit(call.id(), whole.mul_f64(f64::from(round) / 24.0));
-        let _ = call.kill();
-        call.wait().unwrap();
-        user.call_in(&root, &delete).ok();
-        no_disk_is_left(&root);
-    }
+    after_kills(&user, &root, || no_disk_is_left(&root));
 }
 
 fn limits_that_no_disk_can_have_are_refused() {
