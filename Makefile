@@ -139,6 +139,11 @@ fuzz: setup-fuzz ## each fuzzer for FUZZ_SECONDS [60], two at once; FUZZERS="con
 fuzz-hour: setup-fuzz ## each fuzzer for an hour, two at once
 	tests/fuzz/run 3600 $(FUZZERS)
 
+.PHONY: order
+order: setup-build ## write cli/order.ld anew: which functions a start executes, for the linker
+	CARGO_PROFILE_RELEASE_STRIP=none CARGO_TARGET_DIR=$(TARGET_DIR)/order $(CARGO) build --release --bin vctx
+	VCTX_BENCH_VCTX=$(abspath $(TARGET_DIR))/order/$(TRIPLE)/release/vctx $(CARGO) test --bench bench -- --order cli/order.ld
+
 .PHONY: bench-v2
 bench-v2: setup-machine ## instructions and system calls on pure cgroup v2, in a QEMU machine (as root)
 	VCTX_COMMIT=$(COMMIT) tests/vm/run bench -- $(or $(BENCH),run$(comma)exec$(comma)verbs$(comma)calls --rounds 10)

@@ -112,7 +112,7 @@ impl View {
             for (target, path) in links {
                 let path = text(Path::new(path));
                 let place = resolve::ensure_parent(&root, &path)
-                    .and_then(|(folder, name)| symlinkat(&**target, &folder, name.name()?));
+                    .and_then(|(folder, name)| symlinkat(&**target, &folder, name.as_c_str()?));
                 match place {
                     Ok(()) | Err(Errno::EXIST) => {}
                     Err(error) => return Err(fail(format!("make the link {target}"))(error)),

@@ -14,6 +14,8 @@ mod floor_words;
 mod inside;
 mod measure;
 mod options;
+#[cfg(target_arch = "x86_64")]
+mod order;
 mod peer;
 mod picture;
 mod report;
@@ -103,6 +105,10 @@ fn run(options: &Options) -> Result<()> {
     println!("{header}");
     let dice = Dice(options.seed);
     let mut bench = Bench { workspace, peers, dice, rounds: options.rounds };
+    #[cfg(target_arch = "x86_64")]
+    if let Some(script) = &options.order {
+        return order::write(&bench, script);
+    }
     let mut measures = vec![];
     for (name, section) in SECTIONS.iter().filter(|(name, _)| options.wants(name)) {
         println!("\n# {name}");

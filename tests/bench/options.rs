@@ -28,6 +28,9 @@ pub struct Options {
     /// Write the file of `--check` instead.
     #[arg(long, requires = "check")]
     pub keep: bool,
+    /// Measure nothing, and write the order of functions for the linker to this file.
+    #[arg(long, value_name = "FILE")]
+    pub order: Option<PathBuf>,
     /// `cargo bench` says so.
     #[arg(long, hide = true)]
     bench: bool,

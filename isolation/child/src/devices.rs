@@ -21,7 +21,8 @@ pub(crate) fn make(tree: BorrowedFd<'_>, root: &Root<'_>) -> Result<()> {
         node(tree, device, &mut parents).map_err(at(Step::Device, index))?;
     }
     for (index, (target, path)) in root.links.iter().enumerate() {
-        let made = parents.of(tree, path).and_then(|(folder, name)| symlinkat(*target, folder, name.name()?));
+        let made =
+            parents.of(tree, path).and_then(|(folder, name)| symlinkat(*target, folder, name.as_c_str()?));
         match made {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(error) => return Err(at(Step::Link, index)(error)),
@@ -36,7 +37,7 @@ fn node<'a>(
     parents: &mut Parents<'a>,
 ) -> core::result::Result<(), Errno> {
     let (folder, name) = parents.of(tree, device.path)?;
-    let name = name.name()?;
+    let name = name.as_c_str()?;
     let kind = FileType::from_raw_mode(device.mode);
     let number = rustix::fs::makedev(device.number.0, device.number.1);
     match mknodat(folder, name, kind, Mode::from_raw_mode(device.mode & 0o7777), number) {
@@ -71,7 +72,7 @@ fn bind(tree: BorrowedFd<'_>, device: &Device<'_>) -> core::result::Result<(), E
     // A link in the image must not lead the device elsewhere: the place is the name itself.
     let (folder, name) = resolve::ensure_parent(tree, device.path)?;
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let place = match rustix::fs::openat(&folder, name.name()?, flags, Mode::empty()) {
+    let place = match rustix::fs::openat(&folder, name.as_c_str()?, flags, Mode::empty()) {
         Err(Errno::NOENT) => resolve::ensure_file(tree, device.path)?,
         result => result?,
     };

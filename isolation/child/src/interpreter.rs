@@ -1,9 +1,9 @@
 //! Which interpreter a program asks for, to name the one that is missing (moby#40859).
 
+use core::ffi::CStr;
+
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::{pread, read};
-
-use crate::resolve::Path;
 
 /// Bytes for an interpreter's path.
 pub(crate) const SPACE: usize = 255;
@@ -11,9 +11,9 @@ pub(crate) const SPACE: usize = 255;
 const PT_INTERP: u32 = 3;
 
 /// Puts the path of the program's interpreter into `to`, and gives its length. Best effort: the file is the guest's.
-pub(crate) fn find(program: &Path, to: &mut [u8; SPACE]) -> Option<usize> {
+pub(crate) fn find(program: &CStr, to: &mut [u8; SPACE]) -> Option<usize> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    let file = openat(CWD, program.as_c_str().ok()?, flags, Mode::empty()).ok()?;
+    let file = openat(CWD, program, flags, Mode::empty()).ok()?;
     let mut head = [0u8; 4096];
     let length = read(&file, &mut head).ok()?;
     let head = &head[..length];

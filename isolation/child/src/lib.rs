@@ -23,6 +23,8 @@ mod mounts;
 mod process;
 mod terminal;
 
+use core::ffi::CStr;
+
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::{Errno, write};
@@ -31,7 +33,6 @@ use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, accept_with
 use failure::{At, at};
 use handshake::{Failure, Order, Report, Step, report, wait};
 use plan::{Join, Plan, Process, Scene, Setting};
-use resolve::Path;
 
 type Result<T> = core::result::Result<T, Failure>;
 
@@ -53,23 +54,23 @@ pub fn enter(plan: &Plan<'_>, channel: BorrowedFd<'_>) -> ! {
 }
 
 /// A process with its identity: what is left is to hold it and to execute.
-struct Program {
-    path: Path,
+struct Program<'a> {
+    path: &'a CStr,
     landlock: Option<OwnedFd>,
 }
 
 /// A process that has its order to execute.
-struct Ready {
+struct Ready<'a> {
     /// The connection of `start`, if that was waited for.
     start: Option<OwnedFd>,
     /// The program, and what it is to be held by.
-    program: Program,
+    program: Program<'a>,
     /// It is held as the guest is already: capabilities, filter and all.
     held: bool,
 }
 
 /// The step list of a new context.
-fn new_context(plan: &Plan<'_>, setting: &Setting<'_>, channel: BorrowedFd<'_>) -> Result<Ready> {
+fn new_context<'a>(plan: &Plan<'a>, setting: &Setting<'_>, channel: BorrowedFd<'_>) -> Result<Ready<'a>> {
     join_cgroups(plan)?;
     join_namespaces(plan, setting, channel)?;
     time_offsets(plan, setting)?;
@@ -90,7 +91,7 @@ fn new_context(plan: &Plan<'_>, setting: &Setting<'_>, channel: BorrowedFd<'_>) 
 }
 
 /// The step list of a process that joins a running context.
-fn join_context(plan: &Plan<'_>, join: &Join<'_>, channel: BorrowedFd<'_>) -> Result<Ready> {
+fn join_context<'a>(plan: &Plan<'a>, join: &Join<'_>, channel: BorrowedFd<'_>) -> Result<Ready<'a>> {
     sys::shield().or_at(Step::Shield)?;
     join_cgroups(plan)?;
     sys::setns(join.target, join.namespaces).or_at(Step::JoinNamespace)?;
@@ -281,7 +282,7 @@ fn own_root() -> Result<OwnedFd> {
     openat(CWD, c"/", flags, Mode::empty()).or_at(Step::Cwd)
 }
 
-fn take_identity(process: &Process<'_>, slave: Option<OwnedFd>) -> Result<Program> {
+fn take_identity<'a>(process: &Process<'a>, slave: Option<OwnedFd>) -> Result<Program<'a>> {
     match slave {
         Some(slave) => terminal::adopt(slave)?,
         // The caller's terminal is not the guest's: without a session of its own it could push input into it.

@@ -205,8 +205,11 @@ pub struct Process<'a> {
     pub env: &'a [Cell<*const c_char>],
     /// HOME is missing in `env`: it is looked up in the context's passwd file, and put here.
     pub find_home: Option<&'a Cell<[u8; crate::home::SPACE]>>,
-    /// The search path for a program without a slash, split at its colons.
-    pub search: &'a [&'a CStr],
+    /// Where the program may lie: one place where it has a slash, else one in each folder of the search path. None
+    /// where there is no program.
+    pub places: &'a [&'a CStr],
+    /// The places are those of the search path.
+    pub searched: bool,
     /// Working folder.
     pub cwd: &'a CStr,
     /// Make the working folder when it is missing.

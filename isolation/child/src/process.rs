@@ -1,5 +1,7 @@
 //! From root of the scene to the guest's own process: limits, user, capabilities, filter, execve.
 
+use core::ffi::CStr;
+
 use rustix::fd::BorrowedFd;
 use rustix::fs::{FileType, Mode, OFlags, fstat, openat};
 use rustix::io::Errno;
@@ -10,14 +12,14 @@ use crate::failure::{At, at};
 use crate::handshake::{Failure, Report, Step, report_failure, send_descriptor};
 use crate::interpreter;
 use crate::plan::{Capabilities, Plan, Process};
-use crate::resolve::{self, Path};
+use crate::resolve;
 use crate::sys;
 use crate::{Program, Ready, Result, landlock};
 
 const CAP_SYS_ADMIN: u64 = 1 << 21;
 
 /// What can still fail with a clear word for the caller of `create`: done before the context is ready.
-pub(crate) fn prepare(process: &Process<'_>, root: BorrowedFd<'_>) -> Result<Program> {
+pub(crate) fn prepare<'a>(process: &Process<'a>, root: BorrowedFd<'_>) -> Result<Program<'a>> {
     for (index, &(resource, soft, hard)) in process.rlimits.iter().enumerate() {
         sys::setrlimit(resource, soft, hard).map_err(at(Step::Rlimit, index))?;
     }
@@ -115,34 +117,25 @@ fn interim(process: &Process<'_>, mut sets: Capabilities) -> Capabilities {
 }
 
 /// Finds the program as execvp(3) does, now and not at the start, so that `create` can say what is missing.
-fn find_program(process: &Process<'_>) -> Result<Path> {
-    // A context without a process waits, and is not started.
-    let Some(name) = process.program() else { return Ok(Path::new()) };
-    let mut path = Path::new();
-    if name.to_bytes().contains(&b'/') {
-        path.append(name.to_bytes()).or_at(Step::Find)?;
-        return check_program(&path).map(|()| path).or_at(Step::Find);
-    }
-    // The index tells the parent that the search path was used, and the message that engines look for.
+fn find_program<'a>(process: &Process<'a>) -> Result<&'a CStr> {
     let mut worst = Errno::NOENT;
-    for folder in process.search {
-        let mut path = Path::new();
-        let folder = if folder.is_empty() { c"." } else { folder };
-        path.append(folder.to_bytes())
-            .and_then(|()| path.push(name.to_bytes()))
-            .map_err(at(Step::Find, 1))?;
-        match check_program(&path) {
-            Ok(()) => return Ok(path),
-            Err(Errno::ACCESS) => worst = Errno::ACCESS,
+    for place in process.places {
+        match check_program(place) {
+            Ok(()) => return Ok(place),
+            Err(error) if !process.searched || error == Errno::ACCESS => worst = error,
             Err(_) => {}
         }
     }
-    Err(at(Step::Find, 1)(worst))
+    // A context without a process waits, and is not started.
+    if process.places.is_empty() {
+        return Ok(c"");
+    }
+    // The index tells the parent that the search path was used, and the message that engines look for.
+    Err(at(Step::Find, usize::from(process.searched))(worst))
 }
 
 /// A regular file that this user may execute.
-fn check_program(path: &Path) -> core::result::Result<(), Errno> {
-    let path = path.as_c_str()?;
+fn check_program(path: &CStr) -> core::result::Result<(), Errno> {
     let file = openat(rustix::fs::CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
     if FileType::from_raw_mode(fstat(&file)?.st_mode) != FileType::RegularFile {
         return Err(Errno::ACCESS);
@@ -151,13 +144,13 @@ fn check_program(path: &Path) -> core::result::Result<(), Errno> {
 }
 
 /// The last steps, after the start was given. Ends the child if one fails.
-pub(crate) fn execute(plan: &Plan<'_>, channel: BorrowedFd<'_>, ready: &Ready) -> ! {
+pub(crate) fn execute(plan: &Plan<'_>, channel: BorrowedFd<'_>, ready: &Ready<'_>) -> ! {
     if !ready.held
         && let Err(failure) = hold(plan, channel, &ready.program)
     {
         fail(channel, failure);
     }
-    let path = &ready.program.path;
+    let path = ready.program.path;
     let failure = exec(&plan.process, path);
     let mut interpreter = [0; interpreter::SPACE];
     let length = match failure.step {
@@ -169,7 +162,7 @@ pub(crate) fn execute(plan: &Plan<'_>, channel: BorrowedFd<'_>, ready: &Ready) -
 }
 
 /// Takes on what holds the guest: label, capabilities, Landlock, filter. Descriptors are closed by execve(2).
-pub(crate) fn hold(plan: &Plan<'_>, channel: BorrowedFd<'_>, program: &Program) -> Result<()> {
+pub(crate) fn hold(plan: &Plan<'_>, channel: BorrowedFd<'_>, program: &Program<'_>) -> Result<()> {
     let process = &plan.process;
     if let Some((file, text)) = process.label {
         let flags = OFlags::WRONLY | OFlags::CLOEXEC;
@@ -211,8 +204,7 @@ fn load_filter(process: &Process<'_>, channel: BorrowedFd<'_>) -> Result<()> {
     Ok(())
 }
 
-fn exec(process: &Process<'_>, path: &Path) -> Failure {
-    let Ok(path) = path.as_c_str() else { return at(Step::Exec, 0)(Errno::INVAL) };
+fn exec(process: &Process<'_>, path: &CStr) -> Failure {
     let error = sys::execve_plan(path, process.args, process.env);
     // The file was there a moment ago: it is the interpreter of the script or the program that is missing (moby#40859).
     if error == Errno::NOENT && sys::may_execute(path).is_ok() {

@@ -16,6 +16,8 @@ use rustix::io::Errno;
 const RACES: usize = 128;
 /// PATH_MAX.
 const LENGTH: usize = 4096;
+/// NAME_MAX, and the zero behind it.
+const NAME: usize = 256;
 /// How many links that lead nowhere are followed.
 const LINKS: usize = 16;
 
@@ -69,6 +71,14 @@ fn ensure_folder_in(root: BorrowedFd<'_>, path: &CStr, mode: Mode, links: usize)
     if let Some(folder) = make_last(root, path, mode)? {
         return Ok(folder);
     }
+    walk(root, path, mode, links)
+}
+
+/// Name after name. What it takes of the stack is a page for each path, which a start mostly need not have.
+#[cold]
+#[inline(never)]
+fn walk(root: BorrowedFd<'_>, path: &CStr, mode: Mode, links: usize) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY;
     let mut prefix = Path::new();
     let mut folder = open(root, c".", flags)?;
     let bytes = path.to_bytes();
@@ -82,16 +92,16 @@ fn ensure_folder_in(root: BorrowedFd<'_>, path: &CStr, mode: Mode, links: usize)
         prefix.push(name)?;
         folder = match open(root, prefix.as_c_str()?, flags) {
             Err(Errno::NOENT) => {
-                let mut single = Path::new();
-                single.push(name)?;
-                match mkdirat(&folder, single.name()?, mode) {
+                let mut single = Name::new();
+                single.append(name)?;
+                match mkdirat(&folder, single.as_c_str()?, mode) {
                     Ok(()) | Err(Errno::EXIST) => {}
                     Err(error) => return Err(error),
                 }
                 match open(root, prefix.as_c_str()?, flags) {
                     // It exists and leads nowhere: a link.
                     Err(Errno::NOENT) if links > 0 => {
-                        let mut path = target(&folder, single.name()?, &prefix.bytes[..parent])?;
+                        let mut path = target(&folder, single.as_c_str()?, &prefix.bytes[..parent])?;
                         path.push(bytes.get(end..).unwrap_or_default())?;
                         return ensure_folder_in(root, path.as_c_str()?, mode, links - 1);
                     }
@@ -105,18 +115,20 @@ fn ensure_folder_in(root: BorrowedFd<'_>, path: &CStr, mode: Mode, links: usize)
     Ok(folder)
 }
 
-/// Makes the last folder of a path whose parent is there; none where it is not, or where the name is a link.
+/// Makes the last folder of a path whose parent is there; none where it is not, where the name is a link, or where they are
+/// long.
 fn make_last(root: BorrowedFd<'_>, path: &CStr, mode: Mode) -> Result<Option<OwnedFd>, Errno> {
     let flags = OFlags::PATH | OFlags::DIRECTORY;
     let Some((parent, name)) = split(path) else { return Ok(None) };
-    let (mut above, mut single) = (Path::new(), Path::new());
-    above.append(parent)?;
-    single.push(name)?;
+    let (mut above, mut single) = (Name::new(), Name::new());
+    if above.append(parent).and_then(|()| single.append(name)).is_err() {
+        return Ok(None);
+    }
     let folder = match open(root, above.as_c_str()?, flags) {
         Err(Errno::NOENT) => return Ok(None),
         result => result?,
     };
-    match mkdirat(&folder, single.name()?, mode) {
+    match mkdirat(&folder, single.as_c_str()?, mode) {
         Ok(()) | Err(Errno::EXIST) => {}
         Err(error) => return Err(error),
     }
@@ -164,20 +176,31 @@ fn ensure_file_in(root: BorrowedFd<'_>, path: &CStr, links: usize) -> Result<Own
     }
     let (folder, name) = ensure_parent(root, path)?;
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::WRONLY;
-    match openat(&folder, name.name()?, flags, Mode::from_raw_mode(0o644)) {
+    match openat(&folder, name.as_c_str()?, flags, Mode::from_raw_mode(0o644)) {
         Ok(_) | Err(Errno::EXIST) => {}
         Err(error) => return Err(error),
     }
     match open(root, path, OFlags::PATH) {
-        Err(Errno::NOENT) if links > 0 => {
-            let parent = path.to_bytes();
-            let length = parent.iter().rposition(|&byte| byte == b'/').unwrap_or(0);
-            let path = target(&folder, name.name()?, &parent[..length])?;
-            ensure_file_in(root, path.as_c_str()?, links - 1)
-        }
+        Err(Errno::NOENT) if links > 0 => ensure_target(root, &folder, &name, path, links),
         Err(Errno::NOENT) => Err(Errno::LOOP),
         result => result,
     }
+}
+
+/// Makes the file to which the link `name` in `folder` leads, whose path is `path`.
+#[cold]
+#[inline(never)]
+fn ensure_target(
+    root: BorrowedFd<'_>,
+    folder: &OwnedFd,
+    name: &Name,
+    path: &CStr,
+    links: usize,
+) -> Result<OwnedFd, Errno> {
+    let parent = path.to_bytes();
+    let length = parent.iter().rposition(|&byte| byte == b'/').unwrap_or(0);
+    let path = target(folder, name.as_c_str()?, &parent[..length])?;
+    ensure_file_in(root, path.as_c_str()?, links - 1)
 }
 
 /// Opens the folder that holds `path`, made where it is missing, and gives the last name.
@@ -185,13 +208,26 @@ fn ensure_file_in(root: BorrowedFd<'_>, path: &CStr, links: usize) -> Result<Own
 /// # Errors
 ///
 /// As [`ensure_folder`]; EINVAL when the path has no last name.
-pub fn ensure_parent(root: impl AsFd, path: &CStr) -> Result<(OwnedFd, Path), Errno> {
+pub fn ensure_parent(root: impl AsFd, path: &CStr) -> Result<(OwnedFd, Name), Errno> {
     let (parent, last) = split(path).ok_or(Errno::INVAL)?;
-    let (mut above, mut name) = (Path::new(), Path::new());
-    above.append(parent)?;
-    name.push(last)?;
-    let folder = ensure_folder(root, above.as_c_str()?, Mode::from_raw_mode(0o755))?;
+    let (mut above, mut name) = (Name::new(), Name::new());
+    name.append(last)?;
+    let folder = match above.append(parent) {
+        Ok(()) => ensure_folder(root, above.as_c_str()?, PARENT)?,
+        Err(_) => ensure_long_folder(root.as_fd(), parent)?,
+    };
     Ok((folder, name))
+}
+
+/// Of a folder that is made because something is to lie in it.
+const PARENT: Mode = Mode::from_raw_mode(0o755);
+
+#[cold]
+#[inline(never)]
+fn ensure_long_folder(root: BorrowedFd<'_>, path: &[u8]) -> Result<OwnedFd, Errno> {
+    let mut whole = Path::new();
+    whole.append(path)?;
+    ensure_folder(root, whole.as_c_str()?, PARENT)
 }
 
 /// The folder of the last path that was asked for: what is made one after the other mostly lies side by side. What it
@@ -207,42 +243,48 @@ impl<'a> Parents<'a> {
     /// # Errors
     ///
     /// As [`ensure_parent`].
-    pub fn of(&mut self, root: impl AsFd, path: &'a CStr) -> Result<(BorrowedFd<'_>, Path), Errno> {
+    pub fn of(&mut self, root: impl AsFd, path: &'a CStr) -> Result<(BorrowedFd<'_>, Name), Errno> {
         let (parent, last) = split(path).ok_or(Errno::INVAL)?;
         if self.last.as_ref().is_none_or(|(known, _)| *known != parent) {
             self.last = Some((parent, ensure_parent(root, path)?.0));
         }
-        let mut name = Path::new();
-        name.push(last)?;
+        let mut name = Name::new();
+        name.append(last)?;
         self.last.as_ref().map(|(_, folder)| (folder.as_fd(), name)).ok_or(Errno::INVAL)
     }
 }
 
-/// A path that grows on the stack.
+/// A text that grows on the stack, to less than `SPACE` bytes.
 #[derive(Debug)]
-pub struct Path {
-    bytes: [u8; LENGTH],
+pub struct Text<const SPACE: usize> {
+    bytes: [u8; SPACE],
     length: usize,
 }
 
-impl Default for Path {
+/// A path of any length.
+pub type Path = Text<LENGTH>;
+
+/// One name, or a short path.
+pub type Name = Text<NAME>;
+
+impl<const SPACE: usize> Default for Text<SPACE> {
     fn default() -> Self {
-        Path::new()
+        Text::new()
     }
 }
 
-impl Path {
-    /// An empty path.
+impl<const SPACE: usize> Text<SPACE> {
+    /// An empty text.
     #[must_use]
-    pub fn new() -> Path {
-        Path { bytes: [0; LENGTH], length: 0 }
+    pub fn new() -> Self {
+        Text { bytes: [0; SPACE], length: 0 }
     }
 
     /// Appends a slash and `part`.
     ///
     /// # Errors
     ///
-    /// ENAMETOOLONG past PATH_MAX.
+    /// ENAMETOOLONG where there is no space for it.
     pub fn push(&mut self, part: &[u8]) -> Result<(), Errno> {
         self.append(b"/")?;
         self.append(part)
@@ -252,10 +294,10 @@ impl Path {
     ///
     /// # Errors
     ///
-    /// ENAMETOOLONG past PATH_MAX.
+    /// ENAMETOOLONG where there is no space for it.
     pub fn append(&mut self, part: &[u8]) -> Result<(), Errno> {
         let end = self.length + part.len();
-        if end >= LENGTH {
+        if end >= SPACE {
             return Err(Errno::NAMETOOLONG);
         }
         self.bytes[self.length..end].copy_from_slice(part);
@@ -271,15 +313,5 @@ impl Path {
     /// EINVAL when a part contained a nul.
     pub fn as_c_str(&self) -> Result<&CStr, Errno> {
         CStr::from_bytes_with_nul(&self.bytes[..=self.length]).map_err(|_| Errno::INVAL)
-    }
-
-    /// The path without its leading slash: a name for the `*at` calls.
-    ///
-    /// # Errors
-    ///
-    /// EINVAL when it is empty or holds a nul.
-    pub fn name(&self) -> Result<&CStr, Errno> {
-        let start = usize::from(self.bytes[0] == b'/');
-        CStr::from_bytes_with_nul(&self.bytes[start..=self.length]).map_err(|_| Errno::INVAL)
     }
 }

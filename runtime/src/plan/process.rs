@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::ffi::{CStr, c_char};
+use std::path::Path;
 
 use bumpalo::Bump;
 use oci_spec::runtime::{LinuxCapabilities, PosixRlimitType, Process as SpecProcess, Spec};
@@ -36,6 +37,16 @@ pub(crate) fn process<'a>(
         variables.iter().rev().find_map(|variable| variable.strip_prefix(name)?.strip_prefix('='))
     };
     let search = find("PATH").unwrap_or("/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+    let first_word = || process.args().iter().flatten().next().map(Path::new);
+    let program = facts.path.as_deref().or_else(first_word).map(|path| path.as_os_str().as_encoded_bytes());
+    let searched = program.is_some_and(|program| !program.contains(&b'/'));
+    let folder = |folder: &'_ str| if folder.is_empty() { "." } else { folder }.to_owned() + "/";
+    let places: Vec<Vec<u8>> = match program {
+        Some(name) if searched => {
+            search.split(':').map(|place| [folder(place).as_bytes(), name].concat()).collect()
+        }
+        program => program.into_iter().map(<[u8]>::to_vec).collect(),
+    };
     let size = process.console_size().as_ref().map(|size| (size.height() as u16, size.width() as u16));
     let user = process.user();
     let linux = spec.linux().as_ref();
@@ -47,7 +58,8 @@ pub(crate) fn process<'a>(
         find_home: find("HOME")
             .is_none()
             .then(|| &*arena.alloc(Cell::new([0; vctx_context::child::home::SPACE]))),
-        search: press.texts(search.split(':'))?,
+        places: press.texts(places)?,
+        searched,
         cwd: press.path(process.cwd())?,
         make_cwd: first,
         user: (user.uid(), user.gid()),

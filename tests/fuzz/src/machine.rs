@@ -54,6 +54,7 @@ pub fn device(program: &[(u8, u8, i16, i32)], kind: u32, access: u32, major: u32
             0xbf => registers[to] = Some(value(from)),
             0x57 => registers[to] = Some(value(to) & constant),
             0x77 => registers[to] = Some(value(to) >> constant),
+            0x05 => at = at.checked_add_signed(offset.into()).unwrap(),
             0x15 | 0x55 => {
                 if (value(to) == constant) == (code == 0x15) {
                     at = at.checked_add_signed(offset.into()).unwrap();

@@ -2,6 +2,7 @@
 //! them. The one for devices is generated here: the kernel runs it whenever a process of the group opens or makes a device
 //! node. Those that hold a group to its addresses are in `addresses`.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::c_void;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -10,7 +11,7 @@ use std::path::Path;
 use rustix::fs::{Mode as FileMode, OFlags, open};
 
 use super::Error;
-use super::devices::{ALL, Kind, Policy};
+use super::devices::{ALL, Kind, Policy, Rule};
 
 /// Where a program is attached (`enum bpf_prog_type` and `enum bpf_attach_type` of linux/bpf.h), and under which name.
 pub(super) struct Hook {
@@ -78,6 +79,7 @@ pub(super) const MOVE_CONSTANT: u8 = 0xb7;
 const MOVE: u8 = 0xbf;
 pub(super) const AND: u8 = 0x57;
 const SHIFT_RIGHT: u8 = 0x77;
+const JUMP: u8 = 0x05;
 const JUMP_IF_EQUAL: u8 = 0x15;
 const JUMP_UNLESS_EQUAL: u8 = 0x55;
 const EXIT: u8 = 0x95;
@@ -109,38 +111,95 @@ pub(super) fn compile(policy: &Policy) -> Vec<Instruction> {
         load(MAJOR, 4),
         load(MINOR, 8),
     ];
-    for rule in policy.rules.iter().rev() {
-        let kind = if rule.nodes.kind == Kind::Block { 1 } else { 2 };
-        let wanted = [(KIND, Some(kind)), (MAJOR, rule.nodes.major), (MINOR, rule.nodes.minor)];
-        let mut block = Vec::new();
-        for (register, number) in wanted {
-            block.extend(number.map(|number| constant(JUMP_UNLESS_EQUAL, register, number as i32)));
+    let rules: Vec<&Rule> = policy.rules.iter().rev().collect();
+    for rules in rules
+        .chunk_by(|one, next| allows_a_device(one, one.nodes.kind) && allows_a_device(next, one.nodes.kind))
+    {
+        match rules {
+            [rule] => program.extend(one_rule(rule)),
+            rules => program.extend(devices(rules)),
         }
-        let access = i32::from(rule.access);
-        match (rule.access == ALL, rule.allow) {
-            (true, _) => {}
-            (false, true) => {
-                block.push(constant(AND, ACCESS, !access));
-                block.push(constant(JUMP_UNLESS_EQUAL, ACCESS, 0));
-            }
-            (false, false) => {
-                block.push(copy(SCRATCH, ACCESS));
-                block.push(constant(AND, SCRATCH, access));
-                block.push(constant(JUMP_IF_EQUAL, SCRATCH, 0));
-            }
-        }
-        block.extend(verdict(rule.allow));
-        // Every jump of a rule goes to the next rule.
-        let length = block.len();
-        for (at, step) in block.iter_mut().enumerate() {
-            if matches!(step.code, JUMP_IF_EQUAL | JUMP_UNLESS_EQUAL) {
-                step.offset = (length - at - 1) as i16;
-            }
-        }
-        program.extend(block);
     }
     program.extend(verdict(policy.allow));
     program
+}
+
+/// The rule allows all of a device of this kind, or of all with its major number.
+fn allows_a_device(rule: &Rule, kind: Kind) -> bool {
+    rule.allow && rule.access == ALL && rule.nodes.major.is_some() && rule.nodes.kind == kind
+}
+
+fn number(kind: Kind) -> u32 {
+    if kind == Kind::Block { 1 } else { 2 }
+}
+
+fn one_rule(rule: &Rule) -> Vec<Instruction> {
+    let wanted =
+        [(KIND, Some(number(rule.nodes.kind))), (MAJOR, rule.nodes.major), (MINOR, rule.nodes.minor)];
+    let mut block = Vec::new();
+    for (register, number) in wanted {
+        block.extend(number.map(|number| constant(JUMP_UNLESS_EQUAL, register, number as i32)));
+    }
+    let access = i32::from(rule.access);
+    match (rule.access == ALL, rule.allow) {
+        (true, _) => {}
+        (false, true) => {
+            block.push(constant(AND, ACCESS, !access));
+            block.push(constant(JUMP_UNLESS_EQUAL, ACCESS, 0));
+        }
+        (false, false) => {
+            block.push(copy(SCRATCH, ACCESS));
+            block.push(constant(AND, SCRATCH, access));
+            block.push(constant(JUMP_IF_EQUAL, SCRATCH, 0));
+        }
+    }
+    block.extend(verdict(rule.allow));
+    // Every jump of a rule goes to the next rule.
+    let length = block.len();
+    for (at, step) in block.iter_mut().enumerate() {
+        if matches!(step.code, JUMP_IF_EQUAL | JUMP_UNLESS_EQUAL) {
+            step.offset = (length - at - 1) as i16;
+        }
+    }
+    block
+}
+
+/// Several rules as [`allows_a_device`] has them, whose order does not matter. Each jump costs the kernel's verifier some
+/// ten thousand instructions, so that kind and major numbers are compared once for all.
+fn devices(rules: &[&Rule]) -> Vec<Instruction> {
+    let mut majors: BTreeMap<u32, BTreeSet<Option<u32>>> = BTreeMap::new();
+    for rule in rules {
+        majors.entry(rule.nodes.major.unwrap_or_default()).or_default().insert(rule.nodes.minor);
+    }
+    let test = |code, register, number: u32, to: To| (constant(code, register, number as i32), to);
+    let mut block = vec![test(JUMP_UNLESS_EQUAL, KIND, number(rules[0].nodes.kind), To::End)];
+    for (major, minors) in majors {
+        if minors.contains(&None) {
+            block.push(test(JUMP_IF_EQUAL, MAJOR, major, To::Allow));
+            continue;
+        }
+        block.push(test(JUMP_UNLESS_EQUAL, MAJOR, major, To::Over(minors.len() + 1)));
+        block.extend(minors.iter().flatten().map(|minor| test(JUMP_IF_EQUAL, MINOR, *minor, To::Allow)));
+        block.push((constant(JUMP, 0, 0), To::End));
+    }
+    block.push((constant(JUMP, 0, 0), To::End));
+    let length = block.len();
+    let place = |(at, (mut step, to)): (usize, (Instruction, To))| {
+        step.offset = match to {
+            To::Over(steps) => steps,
+            To::Allow => length - at - 1,
+            To::End => length - at - 1 + verdict(true).len(),
+        } as i16;
+        step
+    };
+    block.into_iter().enumerate().map(place).chain(verdict(true)).collect()
+}
+
+/// Where a jump of [`devices`] goes: over so many instructions, to the verdict behind all of them, or past it.
+enum To {
+    Over(usize),
+    Allow,
+    End,
 }
 
 pub(super) fn verdict(allow: bool) -> [Instruction; 2] {

@@ -22,6 +22,7 @@ const MOUNT_ATTR_RDONLY: u64 = 1;
 // The kernel enters with the argument count at the top of the stack, and rdx set for libc (System V ABI, "Process
 // Initialization"). Two words keep the stack aligned.
 global_asm!(
+    ".pushsection .text.vctx_start, \"ax\", @progbits",
     ".globl vctx_start",
     "vctx_start:",
     "mov rdi, rsp",
@@ -31,6 +32,7 @@ global_asm!(
     "pop rdx",
     "pop rdx",
     "jmp _start",
+    ".popsection",
     enter = sym enter,
 );
 

@@ -1,0 +1,270 @@
+//! `--order`: the functions that the verbs execute, in the order in which they do, as the linker is to lay them out.
+//!
+//! The kernel maps 64 KiB of a program at each page fault, and takes each of those pages away again at the end. What one
+//! start executes is a tenth of the program: side by side it takes a fifth of the faults (docs/decisions). A debugger's
+//! breakpoints, one at the beginning of each function, tell which those are (ptrace(2)). For x86-64 alone; the order serves
+//! every machine.
+
+use std::collections::HashSet;
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::ptrace::{self, Event, Options};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+use super::bundle::{Ask, Bundle};
+use super::peer::Peer;
+use super::starts::{SLEEPER, pid_of, wait_until_gone};
+use super::{Bench, Result, measure};
+
+/// Executes the verbs and writes the linker's script.
+pub fn write(bench: &Bench, script: &Path) -> Result<()> {
+    let vctx = bench.peer("vctx").ok_or("there is no vctx")?;
+    let mut order = Order { symbols: Symbols::of(&vctx.program)?, seen: HashSet::new(), names: vec![] };
+    verbs(bench, &vctx, &mut order)?;
+    let patterns: Vec<String> = order.names.iter().map(|name| pattern(name)).collect();
+    let mut text = String::from(HEAD);
+    let mut written = HashSet::new();
+    for pattern in patterns.iter().filter(|pattern| written.insert(pattern.as_str())) {
+        text += &format!("    *(.text.{pattern} .text.unlikely.{pattern})\n");
+    }
+    text += TAIL;
+    fs::write(script, text)?;
+    println!("{} functions are in {}", patterns.len(), script.display());
+    Ok(())
+}
+
+const HEAD: &str = "\
+/* The functions that run, exec and the verbs of OCI execute, in that order: side by side they take fewer page faults.
+   Written by `make order`; a line that names no function any more does no harm. */
+SECTIONS
+{
+  .text.order :
+  {
+";
+const TAIL: &str = "  }\n}\nINSERT BEFORE .text;\n";
+
+/// What most is started with comes first. Each bundle has run before, so that a compiled filter is found.
+fn verbs(bench: &Bench, vctx: &Peer, order: &mut Order) -> Result<()> {
+    let context = vctx.id(0);
+    for ask in [Ask::Plain, Ask::Seccomp, Ask::User] {
+        let bundle = Bundle::write(&bench.workspace, ask.name(), ask, &["true"])?;
+        measure::time(&mut vctx.run(&bundle, &context)?)?;
+        order.execute(&mut vctx.run(&bundle, &context)?)?;
+        let sleeper = Bundle::write(&bench.workspace, "sleeper", ask, &SLEEPER)?;
+        order.execute(&mut vctx.create(&sleeper, &context))?;
+        order.execute(&mut vctx.verb(&["state", &context]))?;
+        order.execute(&mut vctx.verb(&["start", &context]))?;
+        let pid = pid_of(vctx, &context)?;
+        order.execute(&mut vctx.exec(&context, pid, "true"))?;
+        order.execute(&mut vctx.verb(&["list"]))?;
+        order.execute(&mut vctx.verb(&["kill", &context, "KILL"]))?;
+        wait_until_gone(pid)?;
+        order.execute(&mut vctx.verb(&["delete", &context]))?;
+    }
+    Ok(())
+}
+
+struct Order {
+    symbols: Symbols,
+    seen: HashSet<usize>,
+    names: Vec<String>,
+}
+
+impl Order {
+    /// Runs one command, and notes the functions that it and its processes enter, until they have ended, execute another
+    /// program, or wait for another command.
+    fn execute(&mut self, command: &mut Command) -> Result<()> {
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        // SAFETY: between fork and exec this makes one system call and allocates nothing.
+        unsafe { command.pre_exec(|| ptrace::traceme().map_err(io::Error::from)) };
+        let first = Pid::from_raw(command.spawn()?.id().cast_signed());
+        waitpid(first, None)?;
+        let follow =
+            Options::PTRACE_O_TRACEFORK | Options::PTRACE_O_TRACEVFORK | Options::PTRACE_O_TRACECLONE;
+        ptrace::setoptions(first, follow | Options::PTRACE_O_TRACEEXEC)?;
+        self.set(first, Byte::Breakpoint)?;
+        ptrace::cont(first, None)?;
+        let (mut live, mut code, mut quiet) = (HashSet::from([first]), 0, 0);
+        while !live.is_empty() {
+            let patience = if live.contains(&first) { WaitPidFlag::empty() } else { WaitPidFlag::WNOHANG };
+            match waitpid(None, Some(WaitPidFlag::__WALL | patience))? {
+                WaitStatus::StillAlive if quiet > QUIET => {
+                    live.drain().try_for_each(|pid| self.leave(pid))?
+                }
+                WaitStatus::StillAlive => {
+                    quiet += 1;
+                    std::thread::sleep(Duration::from_millis(1));
+                    continue;
+                }
+                WaitStatus::Exited(pid, status) => {
+                    live.remove(&pid);
+                    code = if pid == first { status } else { code };
+                }
+                WaitStatus::Signaled(pid, ..) => drop(live.remove(&pid)),
+                WaitStatus::PtraceEvent(pid, _, event) if event == Event::PTRACE_EVENT_EXEC as i32 => {
+                    if self.symbols.are_of(&format!("/proc/{pid}/exe")) {
+                        self.set(pid, Byte::Breakpoint)?;
+                        go_on(pid, None)?;
+                    } else {
+                        ptrace::detach(pid, None)?;
+                        live.remove(&pid);
+                    }
+                }
+                WaitStatus::PtraceEvent(pid, ..) => {
+                    live.insert(Pid::from_raw(ptrace::getevent(pid)? as i32));
+                    go_on(pid, None)?;
+                }
+                WaitStatus::Stopped(pid, Signal::SIGTRAP) => self.note(pid)?,
+                // So a new process begins.
+                WaitStatus::Stopped(pid, Signal::SIGSTOP) => go_on(pid, None)?,
+                WaitStatus::Stopped(pid, signal) => go_on(pid, Some(signal))?,
+                _ => {}
+            }
+            quiet = 0;
+        }
+        if code == 0 { Ok(()) } else { Err(format!("{command:?} ends with {code}").into()) }
+    }
+
+    /// A process has met a breakpoint: it goes on without.
+    fn note(&mut self, pid: Pid) -> Result<()> {
+        let mut registers = ptrace::getregs(pid)?;
+        let address = registers.rip - 1;
+        let index = self.symbols.at(address).ok_or("a trap that is not ours")?;
+        if self.seen.insert(index) {
+            self.names.push(self.symbols.functions[index].1.clone());
+        }
+        let memory = OpenOptions::new().write(true).open(format!("/proc/{pid}/mem"))?;
+        memory.write_all_at(&[self.symbols.byte(index)], address)?;
+        registers.rip = address;
+        ptrace::setregs(pid, registers)?;
+        go_on(pid, None)
+    }
+
+    /// Puts a breakpoint where each function begins that has not been seen yet, or the program's own byte.
+    fn set(&self, pid: Pid, byte: Byte) -> Result<()> {
+        let memory = OpenOptions::new().write(true).open(format!("/proc/{pid}/mem"))?;
+        for (index, (address, _)) in self.symbols.functions.iter().enumerate() {
+            let byte = match byte {
+                Byte::Own => self.symbols.byte(index),
+                Byte::Breakpoint if self.seen.contains(&index) => continue,
+                Byte::Breakpoint => BREAKPOINT,
+            };
+            memory.write_all_at(&[byte], *address)?;
+        }
+        Ok(())
+    }
+
+    /// Lets a process that waits go on alone.
+    fn leave(&self, pid: Pid) -> Result<()> {
+        kill(pid, Signal::SIGSTOP)?;
+        waitpid(pid, Some(WaitPidFlag::__WALL))?;
+        self.set(pid, Byte::Own)?;
+        ptrace::detach(pid, None)?;
+        // It may have stopped for another reason, and the signal still be there.
+        Ok(kill(pid, Signal::SIGCONT)?)
+    }
+}
+
+/// What [`Order::set`] puts into a process.
+#[derive(Clone, Copy)]
+enum Byte {
+    Own,
+    Breakpoint,
+}
+
+/// `int3`, after which the process stops.
+const BREAKPOINT: u8 = 0xcc;
+/// Milliseconds after which nothing more is expected of processes that their parent has left.
+const QUIET: usize = 100;
+
+/// Lets a process run, unless it has been killed meanwhile.
+fn go_on(pid: Pid, signal: Option<Signal>) -> Result<()> {
+    match ptrace::cont(pid, signal) {
+        Ok(()) | Err(Errno::ESRCH) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The functions of a program, by address, and its bytes.
+struct Symbols {
+    functions: Vec<(u64, String)>,
+    bytes: Vec<u8>,
+    file: (u64, u64),
+}
+
+/// Where the program begins in memory (.cargo/config.toml: it is linked at a fixed address).
+const BASE: u64 = 0x40_0000;
+
+impl Symbols {
+    fn of(program: &Path) -> Result<Symbols> {
+        let listed = Command::new("nm").arg("--numeric-sort").arg(program).output()?;
+        let listed = String::from_utf8(listed.stdout)?;
+        let mut functions: Vec<_> = listed
+            .lines()
+            .filter_map(|line| match line.split(' ').collect::<Vec<_>>()[..] {
+                [address, "t" | "T" | "w" | "W", name] => {
+                    Some((u64::from_str_radix(address, 16).ok()?, name.to_owned()))
+                }
+                _ => None,
+            })
+            .collect();
+        functions.dedup_by_key(|(address, _)| *address);
+        if functions.is_empty() {
+            return Err(
+                format!("{} is stripped; `make order` builds one that is not", program.display()).into()
+            );
+        }
+        let file = fs::metadata(program)?;
+        Ok(Symbols { functions, bytes: fs::read(program)?, file: (file.dev(), file.ino()) })
+    }
+
+    fn at(&self, address: u64) -> Option<usize> {
+        self.functions.binary_search_by_key(&address, |(address, _)| *address).ok()
+    }
+
+    /// The first byte of a function. The program's text lies in its file as in memory.
+    fn byte(&self, index: usize) -> u8 {
+        self.bytes[(self.functions[index].0 - BASE) as usize]
+    }
+
+    fn are_of(&self, file: &str) -> bool {
+        fs::metadata(file).is_ok_and(|file| (file.dev(), file.ino()) == self.file)
+    }
+}
+
+/// The name with what other versions of the same crates change left open: which crate is meant among those of one name
+/// (`Cs..._`), and where in the name something has been before (`B..._`). The rest is copied (RFC 2603, "Symbol name
+/// mangling v0").
+fn pattern(name: &str) -> String {
+    if !name.starts_with("_R") {
+        return name.to_owned();
+    }
+    let (mut text, mut rest) = (String::new(), name);
+    while let Some(first) = rest.chars().next() {
+        let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+        let (taken, shown) = if let Ok(length) = rest[..digits].parse::<usize>() {
+            // An identifier, behind `_` where it begins with a digit itself.
+            let separator = usize::from(rest[digits..].starts_with('_'));
+            let whole = (digits + separator + length).min(rest.len());
+            (whole, rest[..whole].to_owned())
+        } else if let Some(behind) = rest.strip_prefix("Cs").or_else(|| rest.strip_prefix('B')) {
+            let prefix = if first == 'B' { "B" } else { "Cs" };
+            let end = behind.find('_').unwrap_or(behind.len());
+            (rest.len() - behind.len() + end, format!("{prefix}*"))
+        } else {
+            (1, first.to_string())
+        };
+        text += &shown;
+        rest = &rest[taken..];
+    }
+    text
+}
