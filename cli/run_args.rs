@@ -87,18 +87,21 @@ impl<T> Deref for Native<T> {
 
 impl<T: Args + Default> Args for Native<T> {
     fn augment_args(command: Command) -> Command {
-        if BUNDLE_ONLY.load(Ordering::Relaxed) {
-            return command;
-        }
-        let command = T::augment_args(command);
-        match T::group_id() {
-            Some(group) => command.mut_arg("bundle", |bundle| bundle.conflicts_with(group)),
-            None => command,
-        }
+        if BUNDLE_ONLY.load(Ordering::Relaxed) { command } else { native::<T>(command) }
     }
 
     fn augment_args_for_update(command: Command) -> Command {
         Self::augment_args(command)
+    }
+}
+
+/// Makes a group. A function takes its stack when it is entered, here four pages: the bundle's form is not to have them.
+#[inline(never)]
+fn native<T: Args>(command: Command) -> Command {
+    let command = T::augment_args(command);
+    match T::group_id() {
+        Some(group) => command.mut_arg("bundle", |bundle| bundle.conflicts_with(group)),
+        None => command,
     }
 }
 

@@ -321,7 +321,7 @@ fn what_the_kernel_cannot_enforce_is_refused() {
 }
 
 fn a_memory_limit_below_what_a_start_needs_is_named() {
-    for limit in [4096, 65536] {
+    for limit in [4096, 16384] {
         let mut context = Context::new();
         context.set("/linux/resources/memory", json!({ "limit": limit, "swap": limit }));
         let word = format!("linux.resources.memory.limit: is {limit} bytes, which is too low");

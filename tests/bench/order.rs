@@ -7,9 +7,7 @@
 
 use std::collections::HashSet;
 use std::fs::{self, OpenOptions};
-use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -83,16 +81,23 @@ impl Order {
     /// Runs one command, and notes the functions that it and its processes enter, until they have ended, execute another
     /// program, or wait for another command.
     fn execute(&mut self, command: &mut Command) -> Result<()> {
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        // SAFETY: between fork and exec this makes one system call and allocates nothing.
-        unsafe { command.pre_exec(|| ptrace::traceme().map_err(io::Error::from)) };
-        let first = Pid::from_raw(command.spawn()?.id().cast_signed());
-        waitpid(first, None)?;
+        // It waits to be traced before it becomes the command.
+        let mut traced = Command::new("sh");
+        traced
+            .args(["-c", "kill -STOP $$; exec \"$0\" \"$@\""])
+            .arg(command.get_program())
+            .args(command.get_args());
+        traced.env_clear();
+        for (name, value) in command.get_envs() {
+            traced.env(name, value.unwrap_or_default());
+        }
+        traced.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let first = Pid::from_raw(traced.spawn()?.id().cast_signed());
+        waitpid(first, Some(WaitPidFlag::WUNTRACED))?;
         let follow =
             Options::PTRACE_O_TRACEFORK | Options::PTRACE_O_TRACEVFORK | Options::PTRACE_O_TRACECLONE;
-        ptrace::setoptions(first, follow | Options::PTRACE_O_TRACEEXEC)?;
-        self.set(first, Byte::Breakpoint)?;
-        ptrace::cont(first, None)?;
+        ptrace::seize(first, follow | Options::PTRACE_O_TRACEEXEC)?;
+        kill(first, Signal::SIGCONT)?;
         let (mut live, mut code, mut quiet) = (HashSet::from([first]), 0, 0);
         while !live.is_empty() {
             let patience = if live.contains(&first) { WaitPidFlag::empty() } else { WaitPidFlag::WNOHANG };
@@ -119,13 +124,15 @@ impl Order {
                         live.remove(&pid);
                     }
                 }
+                // So a new process begins.
+                WaitStatus::PtraceEvent(pid, _, event) if event == Event::PTRACE_EVENT_STOP as i32 => {
+                    go_on(pid, None)?
+                }
                 WaitStatus::PtraceEvent(pid, ..) => {
                     live.insert(Pid::from_raw(ptrace::getevent(pid)? as i32));
                     go_on(pid, None)?;
                 }
                 WaitStatus::Stopped(pid, Signal::SIGTRAP) => self.note(pid)?,
-                // So a new process begins.
-                WaitStatus::Stopped(pid, Signal::SIGSTOP) => go_on(pid, None)?,
                 WaitStatus::Stopped(pid, signal) => go_on(pid, Some(signal))?,
                 _ => {}
             }
@@ -165,12 +172,10 @@ impl Order {
 
     /// Lets a process that waits go on alone.
     fn leave(&self, pid: Pid) -> Result<()> {
-        kill(pid, Signal::SIGSTOP)?;
+        ptrace::interrupt(pid)?;
         waitpid(pid, Some(WaitPidFlag::__WALL))?;
         self.set(pid, Byte::Own)?;
-        ptrace::detach(pid, None)?;
-        // It may have stopped for another reason, and the signal still be there.
-        Ok(kill(pid, Signal::SIGCONT)?)
+        Ok(ptrace::detach(pid, None)?)
     }
 }
 
@@ -245,6 +250,7 @@ impl Symbols {
 /// (`Cs..._`), and where in the name something has been before (`B..._`). The rest is copied (RFC 2603, "Symbol name
 /// mangling v0").
 fn pattern(name: &str) -> String {
+    let alphanumeric = |byte: u8| byte.is_ascii_alphanumeric();
     if !name.starts_with("_R") {
         return name.to_owned();
     }
@@ -260,6 +266,11 @@ fn pattern(name: &str) -> String {
             let prefix = if first == 'B' { "B" } else { "Cs" };
             let end = behind.find('_').unwrap_or(behind.len());
             (rest.len() - behind.len() + end, format!("{prefix}*"))
+        } else if let Some(end) =
+            rest.find('_').filter(|end| first == 's' && rest[..*end].bytes().all(alphanumeric))
+        {
+            // Which of several of one name.
+            (end + 1, rest[..=end].to_owned())
         } else {
             (1, first.to_string())
         };
