@@ -141,7 +141,7 @@ fuzz-hour: setup-fuzz ## each fuzzer for an hour, two at once
 
 .PHONY: order
 order: setup-build ## write cli/order.ld anew: which functions a start executes, for the linker
-	CARGO_PROFILE_RELEASE_STRIP=none CARGO_TARGET_DIR=$(TARGET_DIR)/order $(CARGO) build --release --bin vctx
+	CARGO_TARGET_DIR=$(TARGET_DIR)/order $(CARGO) rustc --release --bin vctx -- -C strip=none
 	VCTX_BENCH_VCTX=$(abspath $(TARGET_DIR))/order/$(TRIPLE)/release/vctx $(CARGO) test --bench bench -- --order cli/order.ld
 
 .PHONY: bench-v2

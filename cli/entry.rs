@@ -9,10 +9,8 @@ use std::os::unix::ffi::OsStrExt;
 
 use rustix::fs::{Mode, OFlags, open};
 
-/// Bytes that the smallest verbs take of the heap, and a little more.
+/// Bytes that the smallest verbs take of the heap, and a little more; a `run` takes some 170 KiB.
 const MEMORY: usize = 128 << 10;
-/// Bytes that a start takes of it.
-const MEMORY_OF_A_START: usize = 192 << 10;
 
 /// libc takes its address for the start.
 // SAFETY: nothing else in the program is named so; `cli/main.rs` has no `main` of Rust's (`no_main`).
@@ -24,14 +22,14 @@ extern "C" fn main(count: c_int, words: *const *const c_char) -> c_int {
     }
     // SAFETY: no handler is installed, so no code runs at a signal; there is one thread.
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+    crate::HEAP.prepare(MEMORY);
     let word = |index| {
         // SAFETY: libc hands over `count` pointers to strings that last as long as the process (ISO C, 5.1.2.2.1).
         unsafe { CStr::from_ptr(*words.add(index)) }
     };
-    let words = || (0..count.try_into().unwrap_or(0)).map(|index| OsStr::from_bytes(word(index).to_bytes()));
-    let starts = words().any(|word| word == "run" || word == "create");
-    crate::HEAP.prepare(if starts { MEMORY_OF_A_START } else { MEMORY });
-    let code = crate::run(words().map(OsStr::to_owned).collect());
+    let words =
+        (0..count.try_into().unwrap_or(0)).map(|index| OsStr::from_bytes(word(index).to_bytes()).to_owned());
+    let code = crate::run(words.collect());
     // A reader that is gone has been told of where that matters.
     let _ = io::stdout().flush();
     code.into()
