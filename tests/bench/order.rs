@@ -147,7 +147,7 @@ impl Order {
         let address = registers.rip - 1;
         let index = self.symbols.at(address).ok_or("a trap that is not ours")?;
         if self.seen.insert(index) {
-            self.names.push(self.symbols.functions[index].1.clone());
+            self.names.extend(self.symbols.names(address).map(str::to_owned));
         }
         let memory = OpenOptions::new().write(true).open(format!("/proc/{pid}/mem"))?;
         memory.write_all_at(&[self.symbols.byte(index)], address)?;
@@ -162,12 +162,16 @@ impl Order {
         for (index, (address, _)) in self.symbols.functions.iter().enumerate() {
             let byte = match byte {
                 Byte::Own => self.symbols.byte(index),
-                Byte::Breakpoint if self.seen.contains(&index) => continue,
+                Byte::Breakpoint if self.at_seen(*address) => continue,
                 Byte::Breakpoint => BREAKPOINT,
             };
             memory.write_all_at(&[byte], *address)?;
         }
         Ok(())
+    }
+
+    fn at_seen(&self, address: u64) -> bool {
+        self.symbols.at(address).is_some_and(|index| self.seen.contains(&index))
     }
 
     /// Lets a process that waits go on alone.
@@ -213,7 +217,7 @@ impl Symbols {
     fn of(program: &Path) -> Result<Symbols> {
         let listed = Command::new("nm").arg("--numeric-sort").arg(program).output()?;
         let listed = String::from_utf8(listed.stdout)?;
-        let mut functions: Vec<_> = listed
+        let functions: Vec<_> = listed
             .lines()
             .filter_map(|line| match line.split(' ').collect::<Vec<_>>()[..] {
                 [address, "t" | "T" | "w" | "W", name] => {
@@ -222,7 +226,6 @@ impl Symbols {
                 _ => None,
             })
             .collect();
-        functions.dedup_by_key(|(address, _)| *address);
         if functions.is_empty() {
             return Err(
                 format!("{} is stripped; `make order` builds one that is not", program.display()).into()
@@ -233,7 +236,14 @@ impl Symbols {
     }
 
     fn at(&self, address: u64) -> Option<usize> {
-        self.functions.binary_search_by_key(&address, |(address, _)| *address).ok()
+        let index = self.functions.partition_point(|(start, _)| *start < address);
+        self.functions.get(index).is_some_and(|(start, _)| *start == address).then_some(index)
+    }
+
+    /// Functions that are the same have one code and several names, of which one is that of the section.
+    fn names(&self, address: u64) -> impl Iterator<Item = &str> {
+        let these = self.functions.iter().filter(move |(start, _)| *start == address);
+        these.map(|(_, name)| name.as_str())
     }
 
     /// The first byte of a function. The program's text lies in its file as in memory.
