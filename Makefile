@@ -140,7 +140,7 @@ fuzz-hour: setup-fuzz ## each fuzzer for an hour, two at once
 	tests/fuzz/run 3600 $(FUZZERS)
 
 .PHONY: order
-order: setup-build ## write cli/order.ld anew: which functions a start executes, for the linker
+order: setup-bench ## write cli/order.ld anew: which functions a start executes, for the linker
 	CARGO_TARGET_DIR=$(TARGET_DIR)/order $(CARGO) rustc --release --bin vctx -- -C strip=none
 	VCTX_BENCH_VCTX=$(abspath $(TARGET_DIR))/order/$(TRIPLE)/release/vctx $(CARGO) test --bench bench -- --order cli/order.ld
 

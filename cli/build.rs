@@ -1,6 +1,6 @@
 //! How the command is linked. `vctx_start` of the crate `vctx-context` (`exe/entry.rs`) is its first instruction: it runs
 //! before any relocation, so only in a program that is linked at a fixed address. What a start executes lies side by side
-//! (`order.ld`); only an optimised program is worth the second that the linker takes for it.
+//! (`order.ld`); in a program that is not optimised it would change nothing that counts.
 
 use std::env::var;
 

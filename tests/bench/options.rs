@@ -29,6 +29,7 @@ pub struct Options {
     #[arg(long, requires = "check")]
     pub keep: bool,
     /// Measure nothing, and write the order of functions for the linker to this file.
+    #[cfg(target_arch = "x86_64")]
     #[arg(long, value_name = "FILE")]
     pub order: Option<PathBuf>,
     /// `cargo bench` says so.

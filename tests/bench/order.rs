@@ -1,7 +1,7 @@
 //! `--order`: the functions that the verbs execute, in the order in which they do, as the linker is to lay them out.
 //!
 //! The kernel maps 64 KiB of a program at each page fault, and takes each of those pages away again at the end. What one
-//! start executes is a tenth of the program: side by side it takes a fifth of the faults (docs/decisions). A debugger's
+//! start executes is a tenth of the program: side by side it takes a quarter of the faults (docs/decisions). A debugger's
 //! breakpoints, one at the beginning of each function, tell which those are (ptrace(2)). For x86-64 alone; the order serves
 //! every machine.
 
@@ -10,7 +10,6 @@ use std::fs::{self, OpenOptions};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::ptrace::{self, Event, Options};
@@ -78,8 +77,8 @@ struct Order {
 }
 
 impl Order {
-    /// Runs one command, and notes the functions that it and its processes enter, until they have ended, execute another
-    /// program, or wait for another command.
+    /// Runs one command to its end, and notes the functions that it enters, and those that its processes do until they
+    /// execute another program.
     fn execute(&mut self, command: &mut Command) -> Result<()> {
         // It waits to be traced before it becomes the command.
         let mut traced = Command::new("sh");
@@ -98,47 +97,27 @@ impl Order {
             Options::PTRACE_O_TRACEFORK | Options::PTRACE_O_TRACEVFORK | Options::PTRACE_O_TRACECLONE;
         ptrace::seize(first, follow | Options::PTRACE_O_TRACEEXEC)?;
         kill(first, Signal::SIGCONT)?;
-        let (mut live, mut code, mut quiet) = (HashSet::from([first]), 0, 0);
-        while !live.is_empty() {
-            let patience = if live.contains(&first) { WaitPidFlag::empty() } else { WaitPidFlag::WNOHANG };
-            match waitpid(None, Some(WaitPidFlag::__WALL | patience))? {
-                WaitStatus::StillAlive if quiet > QUIET => {
-                    live.drain().try_for_each(|pid| self.leave(pid))?
+        // What `create` has made waits, and stays traced: it goes on during `start`.
+        loop {
+            match waitpid(None, Some(WaitPidFlag::__WALL))? {
+                WaitStatus::Exited(pid, 0) if pid == first => return Ok(()),
+                WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, ..) if pid == first => {
+                    return Err(format!("{command:?} failed").into());
                 }
-                WaitStatus::StillAlive => {
-                    quiet += 1;
-                    std::thread::sleep(Duration::from_millis(1));
-                    continue;
-                }
-                WaitStatus::Exited(pid, status) => {
-                    live.remove(&pid);
-                    code = if pid == first { status } else { code };
-                }
-                WaitStatus::Signaled(pid, ..) => drop(live.remove(&pid)),
                 WaitStatus::PtraceEvent(pid, _, event) if event == Event::PTRACE_EVENT_EXEC as i32 => {
                     if self.symbols.are_of(&format!("/proc/{pid}/exe")) {
-                        self.set(pid, Byte::Breakpoint)?;
+                        self.set(pid)?;
                         go_on(pid, None)?;
                     } else {
                         ptrace::detach(pid, None)?;
-                        live.remove(&pid);
                     }
                 }
-                // So a new process begins.
-                WaitStatus::PtraceEvent(pid, _, event) if event == Event::PTRACE_EVENT_STOP as i32 => {
-                    go_on(pid, None)?
-                }
-                WaitStatus::PtraceEvent(pid, ..) => {
-                    live.insert(Pid::from_raw(ptrace::getevent(pid)? as i32));
-                    go_on(pid, None)?;
-                }
+                WaitStatus::PtraceEvent(pid, ..) => go_on(pid, None)?,
                 WaitStatus::Stopped(pid, Signal::SIGTRAP) => self.note(pid)?,
                 WaitStatus::Stopped(pid, signal) => go_on(pid, Some(signal))?,
                 _ => {}
             }
-            quiet = 0;
         }
-        if code == 0 { Ok(()) } else { Err(format!("{command:?} ends with {code}").into()) }
     }
 
     /// A process has met a breakpoint: it goes on without.
@@ -156,44 +135,20 @@ impl Order {
         go_on(pid, None)
     }
 
-    /// Puts a breakpoint where each function begins that has not been seen yet, or the program's own byte.
-    fn set(&self, pid: Pid, byte: Byte) -> Result<()> {
+    /// Puts a breakpoint where each function begins that has not been seen yet.
+    fn set(&self, pid: Pid) -> Result<()> {
         let memory = OpenOptions::new().write(true).open(format!("/proc/{pid}/mem"))?;
-        for (index, (address, _)) in self.symbols.functions.iter().enumerate() {
-            let byte = match byte {
-                Byte::Own => self.symbols.byte(index),
-                Byte::Breakpoint if self.at_seen(*address) => continue,
-                Byte::Breakpoint => BREAKPOINT,
-            };
-            memory.write_all_at(&[byte], *address)?;
-        }
-        Ok(())
+        let mut unseen = self.symbols.functions.iter().filter(|(address, _)| !self.is_seen(*address));
+        unseen.try_for_each(|(address, _)| Ok(memory.write_all_at(&[BREAKPOINT], *address)?))
     }
 
-    fn at_seen(&self, address: u64) -> bool {
+    fn is_seen(&self, address: u64) -> bool {
         self.symbols.at(address).is_some_and(|index| self.seen.contains(&index))
     }
-
-    /// Lets a process that waits go on alone.
-    fn leave(&self, pid: Pid) -> Result<()> {
-        ptrace::interrupt(pid)?;
-        waitpid(pid, Some(WaitPidFlag::__WALL))?;
-        self.set(pid, Byte::Own)?;
-        Ok(ptrace::detach(pid, None)?)
-    }
-}
-
-/// What [`Order::set`] puts into a process.
-#[derive(Clone, Copy)]
-enum Byte {
-    Own,
-    Breakpoint,
 }
 
 /// `int3`, after which the process stops.
 const BREAKPOINT: u8 = 0xcc;
-/// Milliseconds after which nothing more is expected of processes that their parent has left.
-const QUIET: usize = 100;
 
 /// Lets a process run, unless it has been killed meanwhile.
 fn go_on(pid: Pid, signal: Option<Signal>) -> Result<()> {
